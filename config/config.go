@@ -1,0 +1,110 @@
+// Package config turns a configuration file into a Config that the gateway can
+// run, or into errors that say where and what to do.
+//
+// All validation is here, and all of it is strict: an unknown key, a key given
+// twice, a value of the wrong type or out of range is an error with file, line
+// and column. Nothing is corrected silently, and no caller checks again. The
+// package opens the configuration file and bundle descriptions only; it reads
+// no list, resolves no name and binds no socket.
+package config
+
+import (
+	"net/netip"
+	"net/url"
+	"time"
+
+	"github.com/weir-gateway/weir/blocklists"
+)
+
+// A Config is a valid configuration. Default gives the built-in one.
+type Config struct {
+	// File is where it was read from, empty for the built-in default. Relative
+	// paths of the file are relative to its folder and absolute here.
+	File       string
+	DNS        DNS
+	Proxy      Proxy
+	Bans       []blocklists.Ban
+	Allow      []blocklists.Rule // the operator's allow rules; Line is the line in File
+	Protected  []blocklists.Rule // further protected names, beside the built-in ones
+	Groups     []Group
+	Exemptions []Exemption
+	Audit      Audit
+	Admin      Admin
+	Log        Log
+	State      string // folder for last-good lists, generations, evidence; empty: the user's cache folder
+}
+
+// DNS configures the resolver.
+type DNS struct {
+	Listen    []netip.AddrPort  // UDP and TCP
+	Upstreams []*url.URL        // scheme udp, tcp, tls or https, host with port; empty: the system's resolvers
+	Bootstrap []netip.AddrPort  // resolvers for the host names of upstreams; empty: the system's
+	Blocked   blocklists.Answer // how blocked questions are answered
+	Cache     Cache
+}
+
+// Cache bounds the answer cache.
+type Cache struct {
+	Entries int // answers; 0 turns it off
+}
+
+// Proxy configures the explicit HTTP proxy.
+type Proxy struct {
+	Listen        []netip.AddrPort
+	ConnectPorts  []uint16       // ports that CONNECT may reach
+	HTTPPorts     []uint16       // ports that plain HTTP may reach
+	AllowNetworks []netip.Prefix // private and special networks the proxy may reach
+	SNI           SNI
+}
+
+// An SNIAction is what happens to a tunnel whose ClientHello is unusual.
+type SNIAction string
+
+const (
+	SNIBlock  SNIAction = "block"
+	SNIAllow  SNIAction = "allow"
+	SNIReport SNIAction = "report"
+)
+
+// SNI says what happens to tunnels whose first bytes are unusual, each case on
+// its own.
+type SNI struct {
+	Missing, Mismatch, NotTLS, Malformed SNIAction
+}
+
+// A Group is a set of devices and the bans that hold for them.
+type Group struct {
+	Name    string
+	Devices []netip.Prefix
+	Bans    []string // ids; nil: all bans
+}
+
+// An Exemption lets a device or a group use what one ban holds back.
+type Exemption struct {
+	ID          string
+	Ban         string
+	Device      netip.Prefix // invalid where Group is given
+	Group       string
+	From        time.Time // zero: at once
+	Until       time.Time
+	Ticket      string
+	RequestedBy string
+	ApprovedBy  string
+	Reason      string
+}
+
+// Audit configures the audit record.
+type Audit struct {
+	File string // JSON lines; empty: none
+}
+
+// Admin configures the listener for health, metrics and status.
+type Admin struct {
+	Listen netip.AddrPort // invalid: none
+}
+
+// Log configures messages to the operator.
+type Log struct {
+	Format string // text or json
+	Level  string // debug, info, warn or error
+}

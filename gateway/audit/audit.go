@@ -1,0 +1,227 @@
+// Package audit writes the record of decisions: one canonical JSON line for
+// each, with one schema for both planes.
+//
+// Put never blocks and never fails: records go through a bounded buffer to one
+// writer, and what does not fit is counted, not waited for. Deciding is not
+// done here, and messages to the operator are log/slog's.
+package audit
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weir-gateway/weir/gateway/policy"
+)
+
+// A Record is one decision. Its JSON form is stable: fields are added, never
+// renamed or removed.
+type Record struct {
+	Time       time.Time  `json:"time"`
+	Plane      string     `json:"plane"`     // dns or proxy
+	Transport  string     `json:"transport"` // udp, tcp; http, connect
+	Device     netip.Addr `json:"device"`
+	Group      string     `json:"group,omitempty"`
+	Name       string     `json:"name"`           // the question's name or the host asked for
+	Type       string     `json:"type,omitempty"` // the question's type
+	Port       uint16     `json:"port,omitempty"` // the port asked for
+	Path       string     `json:"path,omitempty"` // the path of a request that a URL rule blocked
+	Action     string     `json:"action"`         // allow, report, block, undecided
+	Reason     string     `json:"reason"`         // which step of the order of precedence decided
+	Via        string     `json:"via,omitempty"`  // the link of an answer that decided, e.g. "CNAME banned.example"
+	Ban        string     `json:"ban,omitempty"`  // id of the ban whose rule decided
+	Authority  string     `json:"authority,omitempty"`
+	Reference  string     `json:"reference,omitempty"`
+	List       string     `json:"list,omitempty"`
+	Line       int        `json:"line,omitempty"`
+	Rule       string     `json:"rule,omitempty"`
+	RuleID     string     `json:"rule_id,omitempty"` // list:line, the same on both planes
+	Exemption  string     `json:"exemption,omitempty"`
+	Signal     string     `json:"signal,omitempty"`
+	Generation uint64     `json:"generation"`
+	Result     string     `json:"result,omitempty"` // rcode or HTTP status sent
+	// Of a tunnel, at its close:
+	Event    string        `json:"event,omitempty"` // open, close
+	BytesIn  int64         `json:"bytes_in,omitempty"`
+	BytesOut int64         `json:"bytes_out,omitempty"`
+	Duration time.Duration `json:"duration_ns,omitempty"`
+}
+
+// SetVerdict fills in what the verdict says. It is the one place where
+// verdicts become records.
+func (r *Record) SetVerdict(v *policy.Verdict) {
+	r.Action, r.Reason = v.Action.String(), v.Reason.String()
+	r.Group, r.Generation, r.Signal = v.Group, v.Generation, string(v.Signal)
+	if v.Ban != nil {
+		r.Ban, r.Authority, r.Reference = v.Ban.ID, v.Ban.Authority.EN, v.Ban.Reference
+	}
+	if v.List != "" {
+		r.List, r.Line, r.Rule, r.RuleID = v.List, v.Rule.Line, v.Rule.String(), v.RuleID()
+	}
+	if v.Exemption != nil {
+		r.Exemption = v.Exemption.ID
+	}
+}
+
+// A Sink takes records. It must not block.
+type Sink interface {
+	Put(Record)
+}
+
+// Discard is a Sink that keeps nothing.
+type Discard struct{}
+
+// Put implements Sink.
+func (Discard) Put(Record) {}
+
+// buffer is how many records wait for the writer at the most.
+const buffer = 8192
+
+// A Log is a Sink that appends to a file. Close it to write what is buffered.
+type Log struct {
+	path    string
+	records chan Record
+	reopen  chan chan error
+	quit    chan struct{}
+	done    chan struct{}
+	once    sync.Once
+	log     *slog.Logger
+	written atomic.Uint64
+	dropped atomic.Uint64
+	failed  atomic.Uint64
+}
+
+// Open returns a Log that appends to the file, which is made if need be,
+// readable by its owner only.
+func Open(path string, log *slog.Logger) (*Log, error) {
+	f, err := openFile(path)
+	if err != nil {
+		return nil, err
+	}
+	l := &Log{
+		path: path, log: log,
+		records: make(chan Record, buffer),
+		reopen:  make(chan chan error),
+		quit:    make(chan struct{}),
+		done:    make(chan struct{}),
+	}
+	go l.write(f)
+	return l, nil
+}
+
+func openFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("audit file: %w", err)
+	}
+	return f, nil
+}
+
+// Put hands the record to the writer, or counts it as dropped.
+func (l *Log) Put(r Record) {
+	select {
+	case l.records <- r:
+	default:
+		l.dropped.Add(1)
+	}
+}
+
+// Stats are the counters of a Log.
+type Stats struct {
+	Written uint64 // records written
+	Dropped uint64 // records that did not fit into the buffer
+	Failed  uint64 // records that the file did not take
+}
+
+// Stats returns the counters since Open.
+func (l *Log) Stats() Stats {
+	return Stats{l.written.Load(), l.dropped.Load(), l.failed.Load()}
+}
+
+// Reopen opens the file by its name again, for log rotation. On an error the
+// old file stays in use.
+func (l *Log) Reopen() error {
+	reply := make(chan error, 1)
+	select {
+	case l.reopen <- reply:
+		return <-reply
+	case <-l.done:
+		return os.ErrClosed
+	}
+}
+
+// Close writes what is buffered and closes the file. Records put afterwards
+// are dropped.
+func (l *Log) Close() error {
+	l.once.Do(func() { close(l.quit) })
+	<-l.done
+	return nil
+}
+
+// flushEvery bounds how long a record waits in the writer's buffer.
+const flushEvery = 200 * time.Millisecond
+
+// write owns the file until Close.
+func (l *Log) write(f *os.File) {
+	defer close(l.done)
+	w := bufio.NewWriterSize(f, 64<<10)
+	finish := func() {
+		if err := w.Flush(); err != nil {
+			l.fail(err)
+		}
+		_ = f.Close()
+	}
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case r := <-l.records:
+			l.encode(w, r)
+		case <-tick.C:
+			if err := w.Flush(); err != nil {
+				l.fail(err)
+				w.Reset(f)
+			}
+		case reply := <-l.reopen:
+			next, err := openFile(l.path)
+			if err == nil {
+				finish()
+				f = next
+				w.Reset(f)
+			}
+			reply <- err
+		case <-l.quit:
+			for len(l.records) > 0 {
+				l.encode(w, <-l.records)
+			}
+			finish()
+			return
+		}
+	}
+}
+
+func (l *Log) encode(w io.Writer, r Record) {
+	b, err := json.Marshal(r)
+	if err == nil {
+		_, err = w.Write(append(b, '\n'))
+	}
+	if err != nil {
+		l.fail(err)
+		return
+	}
+	l.written.Add(1)
+}
+
+// fail counts, and tells the operator of the first failure.
+func (l *Log) fail(err error) {
+	if l.failed.Add(1) == 1 {
+		l.log.Error("audit record is not being written", "file", l.path, "error", err)
+	}
+}

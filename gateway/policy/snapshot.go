@@ -1,0 +1,314 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/gaissmai/bart"
+
+	"github.com/weir-gateway/weir/blocklists"
+)
+
+// A Role is what the rules of a list are for.
+type Role uint8
+
+const (
+	RoleBan       Role = iota // the list belongs to a ban
+	RoleOperator              // the operator's own allow rules
+	RoleProtected             // names that no ban may hold back
+)
+
+// A List is what a Snapshot knows about one list of its Set.
+type List struct {
+	Name   string
+	Role   Role
+	Ban    int // index in Spec.Bans, for RoleBan
+	Signal blocklists.Signal
+	Answer blocklists.Answer
+}
+
+// A Spec is what a Snapshot is made of.
+type Spec struct {
+	Generation uint64
+	Set        *blocklists.Set
+	Lists      []List // by the list indexes of Set
+	Bans       []*blocklists.Ban
+	Groups     []Group
+	Exemptions []Exemption
+	// Answer is how blocked questions are answered where neither rule, list nor
+	// ban says so. ModeDefault means NXDOMAIN.
+	Answer blocklists.Answer
+	// CacheEntries bounds the cache in front of the Set; 0 means none.
+	CacheEntries int
+}
+
+// A Snapshot is the whole compiled policy of one generation. It is immutable
+// and safe for concurrent use; slices and pointers reached through it must not
+// be written to.
+type Snapshot struct {
+	spec    Spec
+	allBans mask // all bans
+	groups  bart.Table[int]
+	masks   []mask // bans of each group
+	exempt  [][]*Exemption
+	cache   *matchCache
+}
+
+// A mask is a set of bans by index. It is a slice of words because nothing
+// bounds the number of bans.
+type mask []uint64
+
+func (m mask) has(i int) bool { return m[i/64]&(1<<(i%64)) != 0 }
+func (m mask) add(i int)      { m[i/64] |= 1 << (i % 64) }
+
+// NewSnapshot checks that the parts fit together and compiles them.
+func NewSnapshot(spec Spec) (*Snapshot, error) {
+	if spec.Set == nil {
+		spec.Set = new(blocklists.Set)
+	}
+	if spec.Set.Lists() > len(spec.Lists) {
+		return nil, fmt.Errorf("set has %d lists, only %d are described", spec.Set.Lists(), len(spec.Lists))
+	}
+	if spec.Answer.Mode == blocklists.ModeDefault {
+		spec.Answer.Mode = blocklists.NXDOMAIN
+	}
+	for _, l := range spec.Lists {
+		if l.Role == RoleBan && (l.Ban < 0 || l.Ban >= len(spec.Bans)) {
+			return nil, fmt.Errorf("list %s belongs to no ban", l.Name)
+		}
+	}
+	s := &Snapshot{spec: spec, cache: newMatchCache(spec.CacheEntries)}
+	byID := make(map[string]int, len(spec.Bans))
+	s.allBans = s.newMask()
+	for i, b := range spec.Bans {
+		if _, dup := byID[b.ID]; dup {
+			return nil, fmt.Errorf("ban %s is there twice", b.ID)
+		}
+		byID[b.ID] = i
+		s.allBans.add(i)
+	}
+	if err := s.compileGroups(byID); err != nil {
+		return nil, err
+	}
+	s.exempt = make([][]*Exemption, len(spec.Bans))
+	for i := range spec.Exemptions {
+		e := &spec.Exemptions[i]
+		b, ok := byID[e.Ban]
+		if !ok {
+			return nil, fmt.Errorf("exemption %s is from ban %s, which is not there", e.ID, e.Ban)
+		}
+		s.exempt[b] = append(s.exempt[b], e)
+	}
+	return s, nil
+}
+
+func (s *Snapshot) newMask() mask { return make(mask, len(s.spec.Bans)/64+1) }
+
+func (s *Snapshot) compileGroups(byID map[string]int) error {
+	for i, g := range s.spec.Groups {
+		m := s.allBans
+		if g.Bans != nil {
+			m = s.newMask()
+			for _, id := range g.Bans {
+				b, ok := byID[id]
+				if !ok {
+					return fmt.Errorf("group %s has ban %s, which is not there", g.Name, id)
+				}
+				m.add(b)
+			}
+		}
+		s.masks = append(s.masks, m)
+		for _, d := range g.Devices {
+			if other, dup := s.groups.Get(d); dup {
+				return fmt.Errorf("devices %s are in group %s and in group %s", d, s.spec.Groups[other].Name, g.Name)
+			}
+			s.groups.Insert(d, i)
+		}
+	}
+	return nil
+}
+
+// Generation returns the number of the snapshot's policy.
+func (s *Snapshot) Generation() uint64 { return s.spec.Generation }
+
+// Bans returns the bans, in the order in which they are cited.
+func (s *Snapshot) Bans() []*blocklists.Ban { return s.spec.Bans }
+
+// Exemptions returns the exemptions, live or not.
+func (s *Snapshot) Exemptions() []Exemption { return s.spec.Exemptions }
+
+// Rules returns how many different rules the snapshot holds.
+func (s *Snapshot) Rules() int { return s.spec.Set.Rules() }
+
+// Group returns the name of the subject's group: that of the longest prefix
+// that holds its address. It is empty for a device in no group, for which all
+// bans hold.
+func (s *Snapshot) Group(sub Subject) string {
+	name, _ := s.group(sub)
+	return name
+}
+
+func (s *Snapshot) group(sub Subject) (name string, bans mask) {
+	if len(s.spec.Groups) > 0 && sub.Addr.IsValid() {
+		if i, ok := s.groups.Lookup(sub.Addr.Unmap()); ok {
+			return s.spec.Groups[i].Name, s.masks[i]
+		}
+	}
+	return "", s.allBans
+}
+
+// Name judges a DNS name or the host name of a connection. The name must be
+// canonical (blocklists.CanonicalName) and must not change afterwards.
+func (s *Snapshot) Name(sub Subject, name string, now time.Time) Verdict {
+	if ms, ok := s.cache.get(name); ok {
+		return s.judge(sub, ms, now)
+	}
+	var buf [8]blocklists.Match
+	ms := s.spec.Set.AppendName(buf[:0], name)
+	s.cache.put(name, ms)
+	return s.judge(sub, ms, now)
+}
+
+// URL judges a plain HTTP request by host and path; both must be canonical
+// (blocklists.CanonicalName, blocklists.CanonicalPath).
+func (s *Snapshot) URL(sub Subject, host, path string, now time.Time) Verdict {
+	var buf [8]blocklists.Match
+	return s.judge(sub, s.spec.Set.AppendURL(buf[:0], host, path), now)
+}
+
+// Addr judges an address in an answer or as a destination, together with the
+// IPv4 address that it embeds (IPv4-mapped, NAT64, 6to4, Teredo): a banned
+// address is banned in every disguise.
+func (s *Snapshot) Addr(sub Subject, addr netip.Addr, now time.Time) Verdict {
+	var buf [8]blocklists.Match
+	ms := s.spec.Set.AppendAddr(buf[:0], addr)
+	if v4 := blocklists.EmbeddedIPv4(addr); v4.IsValid() {
+		ms = s.spec.Set.AppendAddr(ms, v4)
+	}
+	return s.judge(sub, ms, now)
+}
+
+// judge applies the order of precedence: a live exemption of the subject from
+// the ban, then an operator's allow rule or a protected name, then the bans in
+// force for the subject's group.
+func (s *Snapshot) judge(sub Subject, ms []blocklists.Match, now time.Time) Verdict {
+	v := Verdict{Action: Allow, Reason: ReasonNoRule, Generation: s.spec.Generation}
+	var bans mask
+	v.Group, bans = s.group(sub)
+	var block, report, allow *blocklists.Match
+	var exempted *blocklists.Match
+	var exemption *Exemption
+	for i := range ms {
+		m := &ms[i]
+		l := &s.spec.Lists[m.List]
+		if l.Role != RoleBan {
+			if m.Rule.Action == blocklists.Allow && (allow == nil || s.spec.Lists[allow.List].Role == RoleBan || l.Role < s.spec.Lists[allow.List].Role) {
+				allow = m
+			}
+			continue
+		}
+		if !bans.has(l.Ban) {
+			continue
+		}
+		if m.Rule.Action != blocklists.Block {
+			if allow == nil {
+				allow = m
+			}
+			continue
+		}
+		if e := s.exemption(sub, v.Group, l.Ban, now); e != nil {
+			exempted, exemption = m, e
+			continue
+		}
+		if l.Signal != "" {
+			v.Signal = l.Signal
+		}
+		if s.spec.Bans[l.Ban].InForce(now) {
+			block = s.cite(block, m)
+		} else {
+			report = s.cite(report, m)
+		}
+	}
+	exempt := exempted != nil && block == nil && report == nil
+	permitted := allow != nil && s.spec.Lists[allow.List].Role != RoleBan
+	switch {
+	case exempt:
+		v.Reason, v.Exemption = ReasonExemption, exemption
+		s.evidence(&v, exempted)
+	case permitted:
+		v.Reason = ReasonOperator
+		if s.spec.Lists[allow.List].Role == RoleProtected {
+			v.Reason = ReasonProtected
+		}
+		s.evidence(&v, allow)
+	case block != nil:
+		v.Action, v.Reason = Block, ReasonBan
+		s.evidence(&v, block)
+	case report != nil:
+		v.Action, v.Reason = Report, ReasonNotYet
+		s.evidence(&v, report)
+	case allow != nil:
+		v.Reason = ReasonListAllow
+		s.evidence(&v, allow)
+	}
+	return v
+}
+
+// cite returns which of two matches is cited: that of the first ban, and
+// within a ban that of the more specific rule.
+func (s *Snapshot) cite(old, m *blocklists.Match) *blocklists.Match {
+	if old == nil {
+		return m
+	}
+	a, b := s.spec.Lists[old.List].Ban, s.spec.Lists[m.List].Ban
+	if b < a || b == a && len(m.Rule.Name) > len(old.Rule.Name) {
+		return m
+	}
+	return old
+}
+
+func (s *Snapshot) exemption(sub Subject, group string, ban int, now time.Time) *Exemption {
+	for _, e := range s.exempt[ban] {
+		if e.covers(sub, group) && e.Live(now) {
+			return e
+		}
+	}
+	return nil
+}
+
+func (s *Snapshot) evidence(v *Verdict, m *blocklists.Match) {
+	l := &s.spec.Lists[m.List]
+	v.List, v.Rule = l.Name, m.Rule
+	if l.Role != RoleBan {
+		return
+	}
+	v.Ban = s.spec.Bans[l.Ban]
+	if v.Action != Block {
+		return
+	}
+	switch {
+	case m.Rule.Mode != blocklists.ModeDefault:
+		v.Answer.Mode = m.Rule.Mode
+	case l.Answer.Mode != blocklists.ModeDefault:
+		v.Answer = l.Answer
+	case v.Ban.Answer.Mode != blocklists.ModeDefault:
+		v.Answer = v.Ban.Answer
+	default:
+		v.Answer = s.spec.Answer
+	}
+}
+
+// A Store holds the snapshot in force. The zero Store holds none; nothing may
+// be answered before there is one.
+type Store struct {
+	p atomic.Pointer[Snapshot]
+}
+
+// Load returns the snapshot in force, or nil before the first.
+func (s *Store) Load() *Snapshot { return s.p.Load() }
+
+// Swap puts the next snapshot in force. Every decision that begins afterwards
+// is made under it.
+func (s *Store) Swap(next *Snapshot) { s.p.Store(next) }

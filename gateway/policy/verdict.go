@@ -1,0 +1,134 @@
+// Package policy decides: given who asks, for what, and when, it says whether
+// to hold it back, and with what evidence.
+//
+// A Snapshot is the whole compiled policy of one generation. It is immutable;
+// a change is a new Snapshot swapped into the Store. Decisions are pure: the
+// package does no I/O, starts no goroutine and reads no clock. Names, URLs and
+// addresses of the DNS plane and of the proxy plane are judged by the same
+// Snapshot, so both planes give one verdict with one rule.
+package policy
+
+import (
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/weir-gateway/weir/blocklists"
+)
+
+// An Action is what the gateway must do.
+type Action uint8
+
+const (
+	// Undecided is the zero Action: nothing was decided. It never means
+	// allowed; whoever acts must treat it as a fault.
+	Undecided Action = iota
+	// Allow lets it through.
+	Allow
+	// Report lets it through and records it: a ban that is not yet in force.
+	Report
+	// Block holds it back.
+	Block
+)
+
+var actionNames = [...]string{"undecided", "allow", "report", "block"}
+
+// String returns the action's word in explanations and audit records.
+func (a Action) String() string { return actionNames[a] }
+
+// A Reason says which step of the order of precedence decided.
+type Reason uint8
+
+const (
+	ReasonNone      Reason = iota
+	ReasonNoRule           // no rule in force speaks about it
+	ReasonListAllow        // only allow rules of the bans' own lists speak about it
+	ReasonExemption        // a live exemption of the subject
+	ReasonOperator         // an allow rule of the operator
+	ReasonProtected        // a protected name
+	ReasonNotYet           // a ban whose effective time is still to come
+	ReasonBan              // a ban in force
+)
+
+var reasonNames = [...]string{"none", "no rule", "list allows", "exemption", "operator allows", "protected", "not yet effective", "ban"}
+
+// String returns the reason's words in explanations and audit records.
+func (r Reason) String() string { return reasonNames[r] }
+
+// A Subject is who asks.
+type Subject struct {
+	Addr netip.Addr // the device's address on the VPN; invalid for unknown
+}
+
+// A Verdict is a decision with its evidence. The zero Verdict means that
+// nothing was decided.
+type Verdict struct {
+	Action     Action
+	Reason     Reason
+	Generation uint64
+	Group      string // the subject's group, empty for none
+	// Ban is whose rule decided; nil where no ban took part.
+	Ban  *blocklists.Ban
+	List string
+	Rule blocklists.Rule // the zero Rule where no rule decided
+	// Exemption is the one that let it through, for ReasonExemption.
+	Exemption *Exemption
+	// Answer is how a blocked DNS question is answered; never ModeDefault in a
+	// Block verdict.
+	Answer blocklists.Answer
+	// Signal is what the match proves about the device.
+	Signal blocklists.Signal
+}
+
+// Blocked reports whether it must be held back.
+func (v *Verdict) Blocked() bool { return v.Action == Block }
+
+// Allowed reports whether it may pass. It is not the negation of Blocked: an
+// undecided verdict is neither.
+func (v *Verdict) Allowed() bool { return v.Action == Allow || v.Action == Report }
+
+// An Exemption is a dated, ticketed, expiring permission for a device or a
+// group to use what one ban holds back.
+type Exemption struct {
+	ID          string
+	Ban         string
+	Device      netip.Prefix // the device's address, or invalid for a group
+	Group       string
+	From        time.Time // zero: at once
+	Until       time.Time
+	Ticket      string
+	RequestedBy string
+	ApprovedBy  string
+	Reason      string
+}
+
+// Live reports whether the exemption holds at that time: from From on, and no
+// longer at Until itself.
+func (e *Exemption) Live(now time.Time) bool {
+	return !now.Before(e.From) && now.Before(e.Until)
+}
+
+// covers reports whether the exemption is for that subject in that group.
+func (e *Exemption) covers(sub Subject, group string) bool {
+	if e.Group != "" {
+		return e.Group == group
+	}
+	return e.Device.IsValid() && sub.Addr.IsValid() && e.Device.Contains(sub.Addr)
+}
+
+// A Group is a set of devices and the bans that hold for them.
+type Group struct {
+	Name    string
+	Devices []netip.Prefix
+	// Bans are the ids of the bans that hold for the group. Nil means all.
+	Bans []string
+}
+
+// RuleID names the rule that decided as list:line, the same on both planes. It
+// is empty where no rule decided.
+func (v *Verdict) RuleID() string {
+	if v.List == "" {
+		return ""
+	}
+	return v.List + ":" + strconv.Itoa(v.Rule.Line)
+}
