@@ -1,0 +1,20 @@
+//go:build unix
+
+package source
+
+import (
+	"os"
+	"syscall"
+)
+
+func fileRevision(path string) (Revision, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return Revision{}, err
+	}
+	r := Revision{Size: st.Size(), ModTime: st.ModTime()}
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		r.Inode = sys.Ino
+	}
+	return r, nil
+}
