@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -27,8 +28,9 @@ const (
 )
 
 // uts46 maps what browsers map: full-width letters, the ideographic full stops,
-// capitals. Underscores stay, because DNS and real lists have them.
-var uts46 = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false))
+// capitals. Underscores and hyphens anywhere stay, because DNS and real lists
+// have them.
+var uts46 = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false), idna.CheckHyphens(false))
 
 // CanonicalName returns the one form in which names are compared everywhere:
 // lower case, no final dot, IDNA A-labels. It accepts letters, digits, hyphens
@@ -84,6 +86,9 @@ func toASCII(s string) (string, error) {
 		if s[i] >= 0x80 {
 			if len(s) > 4*maxName {
 				return "", ErrNameLong
+			}
+			if !utf8.ValidString(s) {
+				return "", fmt.Errorf("%w: not UTF-8", ErrNameIDNA)
 			}
 			a, err := uts46.ToASCII(s)
 			if err != nil {
@@ -152,6 +157,9 @@ func parseIPv6(s string) (Host, error) {
 // endsInNumber is the "ends in a number" check of the WHATWG URL standard.
 func endsInNumber(name string) bool {
 	last := name[strings.LastIndexByte(name, '.')+1:]
+	if last[0] < '0' || '9' < last[0] {
+		return false // most names, without the cost of an error
+	}
 	_, err := parseNumber(last)
 	if err == nil || errors.Is(err, strconv.ErrRange) {
 		return true

@@ -149,7 +149,8 @@ func (m Match) Ref() Ref { return Ref{m.List, m.Rule.Line} }
 
 // outranks reports whether m decides over o, both being rules of one list that
 // match the same question: by priority, then by the longer name or prefix,
-// then exact over wide, then the longer path; between equals allow wins.
+// then exact over wide, then the longer path; between equals allow wins, and
+// then the first line.
 func (m *Match) outranks(o *Match) bool {
 	a, b := &m.Rule, &o.Rule
 	switch {
@@ -163,6 +164,8 @@ func (m *Match) outranks(o *Match) bool {
 		return a.Kind == Exact
 	case len(a.Path) != len(b.Path):
 		return len(a.Path) > len(b.Path)
+	case a.Action != b.Action:
+		return a.Action == Allow
 	}
-	return a.Action == Allow && b.Action != Allow
+	return a.Line < b.Line
 }

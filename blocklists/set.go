@@ -39,7 +39,14 @@ const MaxLists = math.MaxUint16
 // A Builder compiles rules into a Set. The zero Builder is ready to use; it is
 // not safe for concurrent use, and Build ends its life.
 type Builder struct {
-	set Set
+	set  Set
+	seen map[seenPath]struct{} // the path rules so far
+}
+
+// A seenPath is a path rule without its line.
+type seenPath struct {
+	list int
+	rule Rule
 }
 
 // ErrSetFull is returned by Builder.Add for a rule that a Set has no room for.
@@ -59,8 +66,14 @@ func (b *Builder) Add(list int, r Rule) error {
 	var first uint32
 	switch r.Kind {
 	case Suffix, Exact, Under:
-		if r.Name == "" {
-			return ErrNameEmpty
+		// A rule in another spelling would never match, and nobody would know.
+		if c, err := CanonicalName(r.Name); err != nil {
+			return err
+		} else if c != r.Name {
+			return fmt.Errorf("name of rule %q is not canonical", r)
+		}
+		if b.repeated(list, r) {
+			return nil
 		}
 		if s.names.nodes == nil {
 			s.names = newTrie()
@@ -72,10 +85,13 @@ func (b *Builder) Add(list int, r Rule) error {
 		if !r.Prefix.IsValid() {
 			return fmt.Errorf("rule %q has no prefix", r)
 		}
+		if r.Path != "" {
+			return fmt.Errorf("rule %q is for an address and has a path", r)
+		}
 		if s.prefixes == nil {
 			s.prefixes = new(bart.Table[uint32])
 		}
-		p := canonicalPrefix(r.Prefix)
+		p := CanonicalPrefix(r.Prefix)
 		s.prefixes.Modify(p, func(old uint32, _ bool) (uint32, bool) {
 			first = s.link(old, list, r)
 			return first, false
@@ -87,31 +103,62 @@ func (b *Builder) Add(list int, r Rule) error {
 	return nil
 }
 
-// link puts the rule at the head of the chain, unless the chain has it.
-func (s *Set) link(head uint32, list int, r Rule) uint32 {
+// repeated reports whether the rule has a path and was added before. Rules
+// without a path find their like in their chain, which is short.
+func (b *Builder) repeated(list int, r Rule) bool {
 	if r.Path == "" {
-		for i := head; i != 0; {
-			o := &s.refs[i-1]
-			if o.list == uint16(list) && o.kind == r.Kind && o.action == r.Action && o.mode == r.Mode && o.priority == r.Priority && o.path == 0 {
-				return head
-			}
-			i = o.next
-		}
+		return false
 	}
-	n := ref{next: head, line: uint32(r.Line), list: uint16(list), kind: r.Kind, action: r.Action, mode: r.Mode, priority: r.Priority}
+	r.Line = 0
+	key := seenPath{list, r}
+	if _, again := b.seen[key]; again {
+		return true
+	}
+	if b.seen == nil {
+		b.seen = make(map[seenPath]struct{})
+	}
+	b.seen[key] = struct{}{}
+	return false
+}
+
+// link adds the rule to the chain, unless the chain has it, and returns the
+// chain's head. Rules without a path stand before those with one: so however
+// many URL rules a host has, DNS questions and repeated rules never walk them.
+func (s *Set) link(head uint32, list int, r Rule) uint32 {
+	n := ref{line: uint32(r.Line), list: uint16(list), kind: r.Kind, action: r.Action, mode: r.Mode, priority: r.Priority}
+	var last uint32 // the last rule without a path
+	for i := head; i != 0 && s.refs[i-1].path == 0; i = s.refs[i-1].next {
+		if r.Path == "" && s.refs[i-1].says(&n) {
+			return head
+		}
+		last = i
+	}
 	if r.Path != "" {
 		s.paths = append(s.paths, r.Path)
 		n.path = uint32(len(s.paths))
 	}
-	s.refs = append(s.refs, n)
 	s.rules++
-	return uint32(len(s.refs))
+	i := uint32(len(s.refs)) + 1
+	if r.Path == "" || last == 0 {
+		n.next = head
+		s.refs = append(s.refs, n)
+		return i
+	}
+	n.next = s.refs[last-1].next
+	s.refs = append(s.refs, n)
+	s.refs[last-1].next = i
+	return head
+}
+
+// says reports whether the two, of one place and without a path, say the same.
+func (r *ref) says(o *ref) bool {
+	return r.list == o.list && r.kind == o.kind && r.action == o.action && r.mode == o.mode && r.priority == o.priority
 }
 
 // Build returns the compiled Set. The Builder must not be used afterwards.
 func (b *Builder) Build() *Set {
 	s := b.set
-	b.set = Set{}
+	*b = Builder{}
 	return &s
 }
 
@@ -142,10 +189,13 @@ func (s *Set) AppendURL(dst []Match, name, path string) []Match {
 		}
 		for i := s.names.nodes[n].ref; i != 0; i = s.refs[i-1].next {
 			r := &s.refs[i-1]
+			if r.path != 0 && path == "" {
+				break // only rules with a path follow
+			}
 			if r.kind == Exact && start > 0 || r.kind == Under && start == 0 {
 				continue
 			}
-			if r.path != 0 && (path == "" || !matchPath(s.paths[r.path-1], path)) {
+			if r.path != 0 && !matchPath(s.paths[r.path-1], path) {
 				continue
 			}
 			dst = s.keep(dst, base, r, Rule{Name: name[start:]})
@@ -191,8 +241,9 @@ func (s *Set) keep(dst []Match, base int, r *ref, rule Rule) []Match {
 	return append(dst, m)
 }
 
-// canonicalPrefix masks the prefix and turns an IPv4-mapped one into IPv4.
-func canonicalPrefix(p netip.Prefix) netip.Prefix {
+// CanonicalPrefix returns the one form in which prefixes are compared: masked,
+// and an IPv4-mapped one as IPv4.
+func CanonicalPrefix(p netip.Prefix) netip.Prefix {
 	if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
 		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
 	}

@@ -9,9 +9,9 @@ import "strings"
 // must too. An empty path is "/".
 func CanonicalPath(p string) string {
 	path, query, hasQuery := strings.Cut(p, "?")
-	path = removeDots(strings.ToLower(decodeUnreserved(path)))
+	path = removeDots(lowerASCII(decodeUnreserved(path)))
 	if hasQuery {
-		return path + "?" + strings.ToLower(decodeUnreserved(query))
+		return path + "?" + lowerASCII(decodeUnreserved(query))
 	}
 	return path
 }
@@ -35,6 +35,20 @@ func decodeUnreserved(s string) string {
 	return string(b)
 }
 
+// lowerASCII leaves other bytes as they are: a path need not be UTF-8.
+func lowerASCII(s string) string {
+	if strings.IndexFunc(s, func(c rune) bool { return 'A' <= c && c <= 'Z' }) < 0 {
+		return s
+	}
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
+}
+
 func unhex(c byte) byte {
 	switch {
 	case '0' <= c && c <= '9':
@@ -53,6 +67,9 @@ func isUnreserved(c byte) bool {
 }
 
 func removeDots(path string) string {
+	if strings.HasPrefix(path, "/") && !strings.Contains(path, "//") && !strings.Contains(path, "/.") {
+		return path
+	}
 	var out []string
 	segments := strings.Split(path, "/")
 	for i, seg := range segments {

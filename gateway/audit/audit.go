@@ -7,7 +7,7 @@
 package audit
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -105,6 +105,10 @@ func Open(path string, log *slog.Logger) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
+	return start(path, f, log), nil
+}
+
+func start(path string, f io.WriteCloser, log *slog.Logger) *Log {
 	l := &Log{
 		path: path, log: log,
 		records: make(chan Record, buffer),
@@ -112,11 +116,11 @@ func Open(path string, log *slog.Logger) (*Log, error) {
 		quit:    make(chan struct{}),
 		done:    make(chan struct{}),
 	}
-	go l.write(f)
-	return l, nil
+	go l.write(&file{f: f})
+	return l
 }
 
-func openFile(path string) (*os.File, error) {
+func openFile(path string) (io.WriteCloser, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("audit file: %w", err)
@@ -127,6 +131,12 @@ func openFile(path string) (*os.File, error) {
 // Put hands the record to the writer, or counts it as dropped.
 func (l *Log) Put(r Record) {
 	select {
+	case <-l.quit:
+		l.dropped.Add(1)
+		return
+	default:
+	}
+	select {
 	case l.records <- r:
 	default:
 		l.dropped.Add(1)
@@ -136,13 +146,20 @@ func (l *Log) Put(r Record) {
 // Stats are the counters of a Log.
 type Stats struct {
 	Written uint64 // records written
-	Dropped uint64 // records that did not fit into the buffer
+	Dropped uint64 // records that did not fit into the buffer, or came after Close
 	Failed  uint64 // records that the file did not take
 }
 
-// Stats returns the counters since Open.
+// Stats returns the counters since Open. Records still on their way are in
+// none of them.
 func (l *Log) Stats() Stats {
-	return Stats{l.written.Load(), l.dropped.Load(), l.failed.Load()}
+	s := Stats{l.written.Load(), l.dropped.Load(), l.failed.Load()}
+	select {
+	case <-l.done:
+		s.Dropped += uint64(len(l.records)) // put while Close was at its end
+	default:
+	}
+	return s
 }
 
 // Reopen opens the file by its name again, for log rotation. On an error the
@@ -165,63 +182,100 @@ func (l *Log) Close() error {
 	return nil
 }
 
-// flushEvery bounds how long a record waits in the writer's buffer.
-const flushEvery = 200 * time.Millisecond
+// flushEvery bounds how long a record waits in the writer's buffer, and
+// flushSize how much does.
+const (
+	flushEvery = 200 * time.Millisecond
+	flushSize  = 64 << 10
+)
+
+// A file is the open file and the lines that wait for it. Only the writer's
+// goroutine uses it.
+type file struct {
+	f       io.WriteCloser
+	lines   []byte
+	waiting uint64 // records in lines
+	torn    bool   // the file ends within a line
+}
 
 // write owns the file until Close.
-func (l *Log) write(f *os.File) {
+func (l *Log) write(f *file) {
 	defer close(l.done)
-	w := bufio.NewWriterSize(f, 64<<10)
-	finish := func() {
-		if err := w.Flush(); err != nil {
-			l.fail(err)
-		}
-		_ = f.Close()
-	}
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case r := <-l.records:
-			l.encode(w, r)
+			l.encode(f, r)
 		case <-tick.C:
-			if err := w.Flush(); err != nil {
-				l.fail(err)
-				w.Reset(f)
-			}
+			l.flush(f)
 		case reply := <-l.reopen:
 			next, err := openFile(l.path)
 			if err == nil {
-				finish()
-				f = next
-				w.Reset(f)
+				l.close(f)
+				*f = file{f: next, lines: f.lines[:0]}
 			}
 			reply <- err
 		case <-l.quit:
 			for len(l.records) > 0 {
-				l.encode(w, <-l.records)
+				l.encode(f, <-l.records)
 			}
-			finish()
+			l.close(f)
 			return
 		}
 	}
 }
 
-func (l *Log) encode(w io.Writer, r Record) {
+func (l *Log) encode(f *file, r Record) {
 	b, err := json.Marshal(r)
-	if err == nil {
-		_, err = w.Write(append(b, '\n'))
-	}
 	if err != nil {
-		l.fail(err)
+		l.fail(1, err)
 		return
 	}
-	l.written.Add(1)
+	f.lines = append(append(f.lines, b...), '\n')
+	f.waiting++
+	if len(f.lines) >= flushSize {
+		l.flush(f)
+	}
 }
 
-// fail counts, and tells the operator of the first failure.
-func (l *Log) fail(err error) {
-	if l.failed.Add(1) == 1 {
+// flush writes the waiting lines. What the file does not take is counted and
+// given up: keeping it would only fill memory while a disk is full.
+func (l *Log) flush(f *file) {
+	if f.waiting == 0 {
+		return
+	}
+	n, err := f.f.Write(f.lines)
+	if err == nil {
+		l.written.Add(f.waiting)
+		f.torn = false
+	} else {
+		whole := uint64(bytes.Count(f.lines[:n], []byte{'\n'}))
+		if f.torn && whole > 0 {
+			whole-- // the end of the torn line
+		}
+		l.written.Add(whole)
+		l.fail(f.waiting-whole, err)
+		if n > 0 {
+			f.torn = f.lines[n-1] != '\n'
+		}
+	}
+	f.lines, f.waiting = f.lines[:0], 0
+	if f.torn {
+		f.lines = append(f.lines, '\n') // the next record begins a line of its own
+	}
+}
+
+func (l *Log) close(f *file) {
+	l.flush(f)
+	if err := f.f.Close(); err != nil {
+		l.log.Warn("audit file did not close cleanly", "file", l.path, "error", err)
+	}
+}
+
+// fail counts records, and tells the operator of the first failure.
+func (l *Log) fail(records uint64, err error) {
+	if l.failed.Add(records) == records {
 		l.log.Error("audit record is not being written", "file", l.path, "error", err)
 	}
 }

@@ -1,8 +1,6 @@
 package policy
 
 import (
-	"slices"
-
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/weir-gateway/weir/blocklists"
@@ -37,6 +35,8 @@ func (c *matchCache) get(name string) ([]blocklists.Match, bool) {
 
 func (c *matchCache) put(name string, ms []blocklists.Match) {
 	if c != nil {
-		c.lru.Add(name, slices.Clone(ms))
+		// Not slices.Clone, which keeps the array of an empty slice: most names
+		// are in no list.
+		c.lru.Add(name, append([]blocklists.Match(nil), ms...))
 	}
 }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"sync/atomic"
@@ -121,6 +122,7 @@ func (s *Snapshot) compileGroups(byID map[string]int) error {
 		}
 		s.masks = append(s.masks, m)
 		for _, d := range g.Devices {
+			d = blocklists.CanonicalPrefix(d)
 			if other, dup := s.groups.Get(d); dup {
 				return fmt.Errorf("devices %s are in group %s and in group %s", d, s.spec.Groups[other].Name, g.Name)
 			}
@@ -152,7 +154,7 @@ func (s *Snapshot) Group(sub Subject) string {
 
 func (s *Snapshot) group(sub Subject) (name string, bans mask) {
 	if len(s.spec.Groups) > 0 && sub.Addr.IsValid() {
-		if i, ok := s.groups.Lookup(sub.Addr.Unmap()); ok {
+		if i, ok := s.groups.Lookup(deviceAddr(sub)); ok {
 			return s.spec.Groups[i].Name, s.masks[i]
 		}
 	}
@@ -197,45 +199,38 @@ func (s *Snapshot) judge(sub Subject, ms []blocklists.Match, now time.Time) Verd
 	v := Verdict{Action: Allow, Reason: ReasonNoRule, Generation: s.spec.Generation}
 	var bans mask
 	v.Group, bans = s.group(sub)
-	var block, report, allow *blocklists.Match
-	var exempted *blocklists.Match
-	var exemption *Exemption
+	var block, report, allow, exempted *blocklists.Match
 	for i := range ms {
 		m := &ms[i]
 		l := &s.spec.Lists[m.List]
-		if l.Role != RoleBan {
-			if m.Rule.Action == blocklists.Allow && (allow == nil || s.spec.Lists[allow.List].Role == RoleBan || l.Role < s.spec.Lists[allow.List].Role) {
-				allow = m
+		switch {
+		case l.Role != RoleBan:
+			// Such a list only lets through: its other rules say nothing.
+			if m.Rule.Action == blocklists.Allow {
+				allow = s.cite(allow, m)
 			}
-			continue
-		}
-		if !bans.has(l.Ban) {
-			continue
-		}
-		if m.Rule.Action != blocklists.Block {
-			if allow == nil {
-				allow = m
+		case !bans.has(l.Ban):
+		case m.Rule.Action == blocklists.Allow:
+			allow = s.cite(allow, m)
+		case s.exemption(sub, v.Group, l.Ban, now) != nil:
+			exempted = s.cite(exempted, m)
+		default:
+			if l.Signal != blocklists.SignalNone {
+				v.Signal = l.Signal
 			}
-			continue
-		}
-		if e := s.exemption(sub, v.Group, l.Ban, now); e != nil {
-			exempted, exemption = m, e
-			continue
-		}
-		if l.Signal != "" {
-			v.Signal = l.Signal
-		}
-		if s.spec.Bans[l.Ban].InForce(now) {
-			block = s.cite(block, m)
-		} else {
-			report = s.cite(report, m)
+			if s.spec.Bans[l.Ban].InForce(now) {
+				block = s.cite(block, m)
+			} else {
+				report = s.cite(report, m)
+			}
 		}
 	}
 	exempt := exempted != nil && block == nil && report == nil
 	permitted := allow != nil && s.spec.Lists[allow.List].Role != RoleBan
 	switch {
 	case exempt:
-		v.Reason, v.Exemption = ReasonExemption, exemption
+		v.Reason = ReasonExemption
+		v.Exemption = s.exemption(sub, v.Group, s.spec.Lists[exempted.List].Ban, now)
 		s.evidence(&v, exempted)
 	case permitted:
 		v.Reason = ReasonOperator
@@ -256,18 +251,32 @@ func (s *Snapshot) judge(sub Subject, ms []blocklists.Match, now time.Time) Verd
 	return v
 }
 
-// cite returns which of two matches is cited: that of the first ban, and
-// within a ban that of the more specific rule.
+// cite returns which of two matches is cited, so that the order in which the
+// Set names its matches shows nowhere: a rule of the operator before that of a
+// protected name before that of a ban, then that of the first ban, then the
+// more specific rule, then that of the first list.
 func (s *Snapshot) cite(old, m *blocklists.Match) *blocklists.Match {
 	if old == nil {
 		return m
 	}
-	a, b := s.spec.Lists[old.List].Ban, s.spec.Lists[m.List].Ban
-	if b < a || b == a && len(m.Rule.Name) > len(old.Rule.Name) {
+	a, b := &s.spec.Lists[old.List], &s.spec.Lists[m.List]
+	order := cmp.Or(
+		cmp.Compare(a.Role-RoleOperator, b.Role-RoleOperator), // wraps: RoleBan is last
+		cmp.Compare(a.Ban, b.Ban),
+		cmp.Compare(len(m.Rule.Name), len(old.Rule.Name)),
+		cmp.Compare(m.Rule.Prefix.Bits(), old.Rule.Prefix.Bits()),
+		cmp.Compare(len(m.Rule.Path), len(old.Rule.Path)),
+		cmp.Compare(old.List, m.List),
+	)
+	if order > 0 {
 		return m
 	}
 	return old
 }
+
+// deviceAddr is the subject's address as devices are compared: IPv4 in its own
+// form, and without a zone.
+func deviceAddr(sub Subject) netip.Addr { return sub.Addr.Unmap().WithZone("") }
 
 func (s *Snapshot) exemption(sub Subject, group string, ban int, now time.Time) *Exemption {
 	for _, e := range s.exempt[ban] {

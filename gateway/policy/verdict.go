@@ -113,7 +113,7 @@ func (e *Exemption) covers(sub Subject, group string) bool {
 	if e.Group != "" {
 		return e.Group == group
 	}
-	return e.Device.IsValid() && sub.Addr.IsValid() && e.Device.Contains(sub.Addr)
+	return blocklists.CanonicalPrefix(e.Device).Contains(deviceAddr(sub))
 }
 
 // A Group is a set of devices and the bans that hold for them.

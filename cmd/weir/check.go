@@ -1,0 +1,93 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/weir-gateway/weir/config"
+	"github.com/weir-gateway/weir/gateway"
+)
+
+func checkCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "check",
+		Usage: "validate a configuration, its lists and their vectors",
+		Description: "Prints every error as FILE:LINE:COLUMN: key: what is wrong, and exits with 1 if\n" +
+			"there is one. Nothing is started.",
+		Flags:  []cli.Flag{configFlag(), jsonFlag()},
+		Before: noArgs,
+		Action: check,
+	}
+}
+
+// A checked is the JSON form of a check's result.
+type checked struct {
+	OK     bool         `json:"ok"`
+	Config string       `json:"config"` // empty: the built-in default
+	Bans   []string     `json:"bans,omitempty"`
+	Lists  int          `json:"lists"`
+	Rules  int          `json:"rules"`
+	Errors []checkError `json:"errors,omitempty"`
+}
+
+type checkError struct {
+	File    string `json:"file,omitempty"`
+	Line    int    `json:"line,omitempty"`
+	Column  int    `json:"column,omitempty"`
+	Key     string `json:"key,omitempty"`
+	Message string `json:"message"`
+}
+
+func check(c *cli.Context) error {
+	res, err := checkFile(c.String("config"))
+	switch {
+	case c.Bool("json"):
+		if err := printJSON(c.App.Writer, res); err != nil {
+			return err
+		}
+		if !res.OK {
+			return exitCode(exitError)
+		}
+		return nil
+	case err != nil:
+		return err
+	}
+	name := res.Config
+	if name == "" {
+		name = "built-in default"
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "%s: ok: %d bans, %d lists, %d rules\n", name, len(res.Bans), res.Lists, res.Rules)
+	return err
+}
+
+func checkFile(file string) (checked, error) {
+	res := checked{Config: file}
+	cfg, err := loadFile(file)
+	if err == nil {
+		var e *gateway.Explainer
+		if e, err = gateway.NewExplainer(cfg); err == nil {
+			res.OK = true
+			for _, b := range cfg.Bans {
+				res.Bans = append(res.Bans, b.ID)
+			}
+			for _, l := range e.Lists() {
+				res.Rules += l.Rules
+				if l.Enabled {
+					res.Lists++
+				}
+			}
+			return res, nil
+		}
+	}
+	var all config.Errors
+	if !errors.As(err, &all) {
+		res.Errors = []checkError{{File: file, Message: err.Error()}}
+		return res, err
+	}
+	for _, e := range all {
+		res.Errors = append(res.Errors, checkError{e.File, e.Line, e.Column, e.Key, e.Msg})
+	}
+	return res, err
+}

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/weir-gateway/weir/config"
+	"github.com/weir-gateway/weir/gateway"
+)
+
+func serveCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "serve",
+		Usage: "run the gateway",
+		Description: "Answers DNS questions and proxies HTTP until SIGINT or SIGTERM. SIGHUP, and any\n" +
+			"change of the configuration file or of a list file, puts the new policy in force,\n" +
+			"whole or not at all; SIGHUP also opens the audit file again.",
+		Flags:  []cli.Flag{configFlag()},
+		Before: noArgs,
+		Action: serve,
+	}
+}
+
+func serve(c *cli.Context) error {
+	file := c.String("config")
+	cfg, err := loadFile(file)
+	if err != nil {
+		return err
+	}
+	log := newLogger(c.App.ErrWriter, cfg.Log)
+	opts := gateway.Options{Version: version(), Log: log}
+	if file != "" {
+		opts.Load = func() (*config.Config, error) { return loadFile(file) }
+	}
+	g, err := gateway.New(cfg, opts)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// A second signal ends the process at once, without draining.
+	context.AfterFunc(ctx, stop)
+	go reloadOnSignal(ctx, g)
+	return g.Run(ctx)
+}
+
+// reloadOnSignal reloads on each SIGHUP until the context is done. The gateway
+// logs how it went.
+func reloadOnSignal(ctx context.Context, g *gateway.Gateway) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-hup:
+			_ = g.Reload(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func newLogger(w io.Writer, cfg config.Log) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(cfg.Level)) // config has validated it
+	opts := &slog.HandlerOptions{Level: level}
+	if cfg.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}

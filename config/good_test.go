@@ -1,0 +1,285 @@
+package config
+
+import (
+	"io/fs"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weir-gateway/weir/blocklists"
+	"github.com/weir-gateway/weir/blocklists/bans"
+)
+
+func mustParse(t *testing.T, file, text string, bundles fs.FS) *Config {
+	t.Helper()
+	c, err := Parse(file, []byte(text), bundles)
+	if err != nil {
+		t.Fatalf("%s:\n%v", file, err)
+	}
+	return c
+}
+
+func mustURL(t *testing.T, s string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func equal(t *testing.T, what string, got, want any) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%s:\ngot  %+v\nwant %+v", what, got, want)
+	}
+}
+
+func addrs(s ...string) []netip.AddrPort {
+	list := []netip.AddrPort{}
+	for _, a := range s {
+		list = append(list, netip.MustParseAddrPort(a))
+	}
+	return list
+}
+
+func prefixes(s ...string) []netip.Prefix {
+	list := []netip.Prefix{}
+	for _, p := range s {
+		list = append(list, netip.MustParsePrefix(p))
+	}
+	return list
+}
+
+// withoutBans is the default as the contract has it, but for the bans.
+func withoutBans() Config {
+	return Config{
+		DNS: DNS{
+			Listen: addrs("127.0.0.1:5353"), Upstreams: []*url.URL{}, Bootstrap: addrs(),
+			Blocked: blocklists.Answer{Mode: blocklists.NXDOMAIN}, Cache: Cache{100_000},
+		},
+		Proxy: Proxy{
+			Listen: addrs("127.0.0.1:3128"), ConnectPorts: []uint16{443}, HTTPPorts: []uint16{80, 8080},
+			AllowNetworks: prefixes(),
+			SNI:           SNI{SNIBlock, SNIBlock, SNIBlock, SNIBlock},
+		},
+		Allow: []blocklists.Rule{}, Protected: []blocklists.Rule{},
+		Groups: []Group{}, Exemptions: []Exemption{},
+		Admin: Admin{netip.MustParseAddrPort("127.0.0.1:8053")},
+		Log:   Log{"text", "info"},
+	}
+}
+
+func banIDs(c *Config) []string {
+	var ids []string
+	for _, b := range c.Bans {
+		ids = append(ids, b.ID)
+	}
+	return ids
+}
+
+func TestDefault(t *testing.T) {
+	for name, fsys := range map[string]fs.FS{"real bans": bans.FS, "test bans": bundles} {
+		c, err := Default(fsys)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		equal(t, name, banIDs(c), []string{"wechat", "kaspersky", "tiktok", "bypass"})
+		for _, b := range c.Bans {
+			equal(t, b.ID+" tiers", b.Tiers, []blocklists.Tier{blocklists.TierExclusive})
+			if len(b.Lists) == 0 || b.Title.EN == "" || b.Title.FR == "" || b.Authority.FR == "" || b.Reference == "" {
+				t.Errorf("%s: incomplete: %+v", name, b)
+			}
+		}
+		c.Bans = nil
+		equal(t, name, *c, withoutBans())
+	}
+}
+
+// TestAbsentIsDefault proves that a file says only what differs.
+func TestAbsentIsDefault(t *testing.T) {
+	def, err := Default(bundles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"", "\n", "# nothing\n", "---\n", "\ufeff", "\ufeff# nothing\r\n", "{}", "---\n...\n", "dns: {}\nproxy: {sni: {}}\nlog: {}\n", DefaultText()} {
+		c := mustParse(t, "", text, bundles)
+		equal(t, text, c, def)
+	}
+}
+
+func TestExplicitNone(t *testing.T) {
+	c := mustParse(t, "off.yml", `
+dns: {listen: [], blocked: null, cache: {entries: 0}}
+proxy: {listen: [], connect_ports: [], http_ports: []}
+bans: []
+admin: {listen: ""}
+`, nil)
+	want := withoutBans()
+	want.File = "off.yml"
+	want.DNS.Listen, want.DNS.Blocked, want.DNS.Cache = addrs(), blocklists.Answer{Mode: blocklists.Null}, Cache{}
+	want.Proxy.Listen, want.Proxy.ConnectPorts, want.Proxy.HTTPPorts = addrs(), []uint16{}, []uint16{}
+	want.Admin = Admin{}
+	want.Bans = []blocklists.Ban{}
+	equal(t, "off", *c, want)
+}
+
+// TestFull compares the decoded examples/full.yml with what it says.
+func TestFull(t *testing.T) {
+	c, err := Load("examples/full.yml", bans.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := filepath.Abs("examples")
+	if err != nil {
+		t.Fatal(err)
+	}
+	def, err := Default(bans.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eastern := time.FixedZone("", -4*3600)
+	tiktok := def.Bans[2]
+	tiktok.EDE = 16
+	lists := "file:" + filepath.Join(dir, "lists") + "/"
+	want := &Config{
+		File: "examples/full.yml",
+		DNS: DNS{
+			Listen: addrs("127.0.0.1:5353", "[::1]:5353"),
+			Upstreams: []*url.URL{
+				mustURL(t, "tls://dns.example.org:853"),
+				mustURL(t, "https://192.0.2.53:443/dns-query"),
+				mustURL(t, "udp://192.0.2.54:5300"),
+			},
+			Bootstrap: addrs("192.0.2.54:53", "[2001:db8::54]:53"),
+			Blocked:   blocklists.Answer{Mode: blocklists.NXDOMAIN},
+			Cache:     Cache{200_000},
+		},
+		Proxy: Proxy{
+			Listen:        addrs("127.0.0.1:3128"),
+			ConnectPorts:  []uint16{443, 8443},
+			HTTPPorts:     []uint16{80, 8080},
+			AllowNetworks: prefixes("10.20.0.0/16", "2001:db8:20::/48", "192.0.2.10/32"),
+			SNI:           SNI{Missing: SNIBlock, Mismatch: SNIBlock, NotTLS: SNIReport, Malformed: SNIBlock},
+		},
+		Bans: []blocklists.Ban{def.Bans[0], def.Bans[1], tiktok, def.Bans[3], {
+			ID:           "example",
+			Title:        blocklists.Text{EN: "Ban of Example", FR: "Interdiction d'Example"},
+			Jurisdiction: "CA",
+			Authority:    blocklists.Text{EN: "Chief Information Officer", FR: "Dirigeant principal de l'information"},
+			Reference:    "https://intranet.example/directives/2026-07",
+			Instrument:   blocklists.Text{EN: "Directive on Example", FR: "Directive sur Example"},
+			Citation:     "2026-07",
+			Office:       blocklists.Official{Office: blocklists.Text{EN: "Information Office", FR: "Bureau de l'information"}, Holder: "A. Holder"},
+			Decider:      blocklists.Official{Office: blocklists.Text{EN: "Chief Information Officer", FR: "Dirigeant principal de l'information"}, Holder: "B. Holder"},
+			Announcer:    blocklists.Official{Office: blocklists.Text{EN: "Minister", FR: "Ministre"}, Holder: "C. Holder"},
+			Reason:       blocklists.Text{EN: "It collects more than the department can accept.", FR: "Elle recueille plus que le ministère ne peut accepter."},
+			Strength:     blocklists.Ordered,
+			Implementer:  "enterprise",
+			Announced:    time.Date(2026, 8, 15, 0, 0, 0, 0, time.UTC),
+			Effective:    time.Date(2026, 9, 1, 0, 0, 0, 0, eastern),
+			Review:       time.Date(2027, 9, 1, 0, 0, 0, 0, time.UTC),
+			Deadlines: []blocklists.Deadline{{
+				What: blocklists.Text{EN: "Removal from all devices", FR: "Retrait de tous les appareils"},
+				When: time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC),
+			}},
+			SupersededBy: "example-2",
+			Devices:      []string{"issued-mobile", "enrolled-personal"},
+			Coverage:     blocklists.CoverAppWeb,
+			Successors:   true,
+			EmbeddedCode: true,
+			Contact:      blocklists.Text{EN: "IT service desk, 555-0100", FR: "Centre de services de TI, 555-0100"},
+			Answer:       blocklists.Answer{Mode: blocklists.NODATA},
+			EDE:          17,
+			Tiers:        []blocklists.Tier{blocklists.TierExclusive, blocklists.TierVendor},
+			Lists: []blocklists.List{
+				{Name: "example", Source: lists + "chat-example.txt", Format: "domains", Tier: blocklists.TierExclusive},
+				{
+					Name: "example-app", Source: lists + "chat-example-app.txt", Format: "hosts",
+					Tier: blocklists.TierVendor, Signal: blocklists.SignalApp,
+					Answer: blocklists.Answer{Mode: blocklists.Addresses, IPv4: netip.MustParseAddr("192.0.2.80"), IPv6: netip.MustParseAddr("2001:db8::80")},
+				},
+			},
+			Vectors: lists + "chat-example-vectors.txt",
+		}},
+		Allow: []blocklists.Rule{
+			{Kind: blocklists.Suffix, Action: blocklists.Allow, Name: "intranet.example.org", Line: lineOf(t, "examples/full.yml", "allow: ")},
+			{Kind: blocklists.Exact, Action: blocklists.Allow, Name: "partner.example.net", Line: lineOf(t, "examples/full.yml", "allow: ")},
+		},
+		Protected: []blocklists.Rule{
+			{Kind: blocklists.Under, Action: blocklists.Allow, Name: "emergency.example.org", Line: lineOf(t, "examples/full.yml", "protected: ")},
+		},
+		Groups: []Group{
+			{Name: "executives", Devices: prefixes("10.8.0.0/24", "2001:db8:8::/64")},
+			{Name: "lab", Devices: prefixes("10.8.40.0/28"), Bans: []string{"wechat", "kaspersky"}},
+		},
+		Exemptions: []Exemption{
+			{
+				ID: "EX-1", Ban: "wechat", Device: netip.MustParsePrefix("10.8.0.7/32"),
+				From: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), Until: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC),
+				Ticket: "T-1", RequestedBy: "Head of the section", ApprovedBy: "Chief Security Officer",
+				Reason: "Liaison with partners who have nothing else",
+			},
+			{
+				ID: "EX-2", Ban: "tiktok", Group: "executives", Until: time.Date(2026, 6, 30, 17, 0, 0, 0, eastern),
+				Ticket: "T-2", ApprovedBy: "Chief Security Officer", Reason: "Public campaign",
+			},
+		},
+		Audit: Audit{filepath.Join(dir, "audit.jsonl")},
+		Admin: Admin{netip.MustParseAddrPort("127.0.0.1:8053")},
+		Log:   Log{Format: "json", Level: "info"},
+		State: filepath.Join(dir, "state"),
+	}
+	got, expect := reflect.ValueOf(*c), reflect.ValueOf(*want)
+	for i := range got.NumField() {
+		equal(t, got.Type().Field(i).Name, got.Field(i).Interface(), expect.Field(i).Interface())
+	}
+}
+
+// lineOf returns the line, from 1, that begins so.
+func lineOf(t *testing.T, file, begin string) int {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, line := range strings.Split(string(data), "\n") {
+		if strings.HasPrefix(line, begin) {
+			return i + 1
+		}
+	}
+	t.Fatalf("%s has no line that begins with %q", file, begin)
+	return 0
+}
+
+// TestExamples loads each example, and sees that the files it names are there.
+func TestExamples(t *testing.T) {
+	files, err := filepath.Glob("examples/*.yml")
+	if err != nil || len(files) < 4 {
+		t.Fatalf("%d examples: %v", len(files), err)
+	}
+	for _, file := range files {
+		c, err := Load(file, bans.FS)
+		if err != nil {
+			t.Errorf("%v", err)
+			continue
+		}
+		for _, b := range c.Bans {
+			sources := []string{b.Vectors}
+			for _, l := range b.Lists {
+				sources = append(sources, l.Source)
+			}
+			for _, s := range sources {
+				name, isFile := strings.CutPrefix(s, "file:")
+				if _, err := os.Stat(name); isFile && err != nil {
+					t.Errorf("%s: %v", file, err)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,119 @@
+package config
+
+import (
+	_ "embed"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/weir-gateway/weir/blocklists"
+)
+
+// maxFile bounds the size of a configuration file.
+const maxFile = 4 << 20
+
+//go:embed default.yml
+var defaultText string
+
+// defaultFile names the built-in default in errors.
+const defaultFile = "default.yml"
+
+// DefaultText returns the built-in default as a configuration file.
+func DefaultText() string { return defaultText }
+
+// Default returns the built-in default: what DefaultText says, with the bans
+// that bundles holds. An error means that bundles does not fit.
+func Default(bundles fs.FS) (*Config, error) {
+	return Parse("", nil, bundles)
+}
+
+// Load reads a configuration file and calls Parse. The error is an Errors,
+// unless the file could not be read.
+func Load(file string, bundles fs.FS) (*Config, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	// One byte more than the bound shows that there is more.
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	return Parse(file, data, bundles)
+}
+
+// Parse decodes and validates a configuration. What it does not say has the
+// value of the built-in default; an explicit empty list means none. Relative
+// paths are relative to the folder of file, which is only a name here. The
+// built-in bans are the folders of bundles, each described by its ban.yml.
+//
+// The error is an Errors with everything that is wrong.
+func Parse(file string, data []byte, bundles fs.FS) (*Config, error) {
+	name := file
+	if name == "" {
+		name = defaultFile
+	}
+	dir, err := filepath.Abs(filepath.Dir(name))
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	run := &run{bundles: bundles}
+	user := &decoder{run: run, file: name, dir: dir}
+	user.root = user.parse(data)
+	builtIn := &decoder{run: run, file: defaultFile, dir: dir}
+	builtIn.root = builtIn.parse([]byte(defaultText))
+
+	c := new(Config)
+	// A default that the file replaces is not even decoded, so that a built-in
+	// ban that is not used cannot be in the way.
+	builtIn.config(c, func(key string) bool { _, given := user.at(key); return given && key == "bans" })
+	user.config(c, nil)
+	c.File = file
+	user.check(c)
+	if err := run.errs.result(name); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// A run is what the decoders of one Parse share: the configuration file's, the
+// built-in default's, and one for each built-in ban that is used.
+type run struct {
+	bundles fs.FS
+	errs    collector
+	lists   []listAt                  // lists of all bans
+	builtIn map[string]blocklists.Ban // those decoded already, by id
+}
+
+// config decodes the whole file on top of c, but for the keys to skip.
+func (d *decoder) config(c *Config, skip func(key string) bool) {
+	fs := fields{
+		"dns":        func(v value) { v.dns(&c.DNS) },
+		"proxy":      func(v value) { v.proxy(&c.Proxy) },
+		"bans":       set(&c.Bans, listOf(value.banEntry)),
+		"allow":      set(&c.Allow, listOf(value.allowRule)),
+		"protected":  set(&c.Protected, listOf(value.allowRule)),
+		"groups":     set(&c.Groups, listOf(value.group)),
+		"exemptions": set(&c.Exemptions, listOf(value.exemption)),
+		"audit":      func(v value) { v.object(fields{"file": set(&c.Audit.File, value.path)}) },
+		"admin":      func(v value) { v.object(fields{"listen": set(&c.Admin.Listen, value.listenOrNone)}) },
+		"log": func(v value) {
+			v.object(fields{
+				"format": set(&c.Log.Format, word("text", "json")),
+				"level":  set(&c.Log.Level, word("debug", "info", "warn", "error")),
+			})
+		},
+		"state": set(&c.State, value.path),
+	}
+	if skip != nil {
+		for key := range fs {
+			if skip(key) {
+				fs[key] = func(value) {}
+			}
+		}
+	}
+	d.top().object(fs)
+}

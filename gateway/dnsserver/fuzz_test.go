@@ -1,0 +1,108 @@
+package dnsserver
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/miekg/dns"
+
+	"github.com/weir-gateway/weir/gateway/audit"
+	"github.com/weir-gateway/weir/gateway/policy"
+	"github.com/weir-gateway/weir/gateway/resolver"
+)
+
+// newCore returns the handling of questions without any transport. Nothing
+// leaves it: what is not decided here fails as without an upstream.
+func newCore(tb testing.TB) *core {
+	tb.Helper()
+	store := new(policy.Store)
+	store.Swap(snapshot(tb, 1, bans()))
+	c := &core{policy: store, resolver: &hooked{}, audit: audit.Discard{}, blockTTL: 60}
+	c.exit = newExit(tb.Context(), c, 0, 0)
+	return c
+}
+
+// handleAll is what a transport does with a message.
+func handleAll(c *core, dst, p []byte, from netip.Addr, tr transport) []byte {
+	q, reply := c.accept(dst, p, from, tr)
+	if q != nil {
+		reply, _ = c.reply(dst, q)
+	}
+	return reply
+}
+
+// FuzzQuestion: whatever comes, nothing panics; a reply is never one to a
+// reply, is well-formed, has the message's id and fits the client.
+func FuzzQuestion(f *testing.F) {
+	for _, p := range seeds(f) {
+		f.Add(p, false)
+		f.Add(p, true)
+	}
+	c := newCore(f)
+	from := netip.MustParseAddr("10.8.0.7")
+	out := make([]byte, 0, replySize)
+	f.Fuzz(func(t *testing.T, p []byte, stream bool) {
+		tr, limit := udp, maxUDP
+		if stream {
+			tr, limit = tcp, dns.MaxMsgSize
+		}
+		reply := handleAll(c, out, p, from, tr)
+		if len(reply) == 0 {
+			return
+		}
+		var m dns.Msg
+		if err := m.Unpack(reply); err != nil {
+			t.Fatalf("reply %x: %v", reply, err)
+		}
+		switch {
+		case p[2]&bitQR != 0:
+			t.Fatalf("a reply was answered with %v", &m)
+		case !m.Response || reply[0] != p[0] || reply[1] != p[1]:
+			t.Fatalf("reply %v is not one to %x", &m, p)
+		case len(reply) > limit || !stream && m.IsEdns0() == nil && len(reply) > dns.MinMsgSize:
+			t.Fatalf("reply of %d bytes: %v", len(reply), &m)
+		}
+		// What was taken for a question is answered as one to the same question.
+		var q dns.Msg
+		if len(m.Question) == 1 && (q.Unpack(p) != nil || len(q.Question) != 1 || q.Question[0] != m.Question[0]) {
+			t.Fatalf("reply %v is to another question than %v", &m, q.Question)
+		}
+	})
+}
+
+// What miekg/dns unpacks as a name, resolver and policy must see as one: the
+// canonical name has the labels of the wire, no more.
+func FuzzCanonical(f *testing.F) {
+	for _, s := range []string{"\x06WeChat\x03com\x00", "\x08x.wechat\x03com\x00", "\x03a\\.\x03com\x00", "\x02\xc3\x89\x00", "\x00"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, wire []byte) {
+		if questionEnd(append(append(wire12(), wire...), 0, 1, 0, 1)) != headerLen+len(wire)+4 {
+			return // not a name alone
+		}
+		name, _, err := dns.UnpackDomainName(wire, 0)
+		if err != nil {
+			t.Fatalf("%x passes the check: %v", wire, err)
+		}
+		got := canonical(name)
+		labels := 0
+		for off := 0; wire[off] != 0; off += 1 + int(wire[off]) {
+			labels++
+		}
+		dots := 0
+		for i := range got {
+			if got[i] == '.' {
+				dots++
+			}
+		}
+		if labels > 0 && dots != labels-1 || labels == 0 && got != "" {
+			t.Fatalf("%q has %d dots, %x has %d labels", got, dots, wire, labels)
+		}
+		var again [256]byte
+		if n, err := dns.PackDomainName(dns.Fqdn(got), again[:], 0, nil, false); err != nil || n != len(wire) {
+			t.Fatalf("%q packs into %d bytes (%v), %x has %d", got, n, err, wire, len(wire))
+		}
+	})
+}
+
+var _ Resolver = (*resolver.Resolver)(nil)

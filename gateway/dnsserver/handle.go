@@ -1,0 +1,321 @@
+package dnsserver
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/weir-gateway/weir/gateway/audit"
+	"github.com/weir-gateway/weir/gateway/policy"
+	"github.com/weir-gateway/weir/gateway/resolver"
+)
+
+// A transport is how a question came.
+type transport uint8
+
+const (
+	udp transport = iota
+	tcp
+)
+
+var transportNames = [...]string{"udp", "tcp"}
+
+// A question is one well-formed question on its way to its reply. One
+// goroutine at a time owns it: the reader, then a worker of the exit, then the
+// writer of its connection.
+type question struct {
+	msg       *dns.Msg // as asked; the resolver may read it at any time, nobody writes to it
+	name      string   // canonical, see canonical
+	qtype     uint16
+	from      policy.Subject
+	transport transport
+	limit     int // the longest reply that the client takes
+	edns, do  bool
+	arrived   time.Time
+	// What the resolver said; both are nil before it was asked.
+	answer *resolver.Answer
+	err    error
+	cached bool
+	// to takes the question back when it has been to the exit.
+	to responder
+}
+
+// A responder writes the reply to a question that has come back from the exit.
+// It must not block.
+type responder interface {
+	respond(q *question)
+}
+
+// A core handles questions, whatever they came by.
+type core struct {
+	policy   *policy.Store
+	resolver Resolver
+	audit    audit.Sink
+	exit     *exit
+	blockTTL uint32
+	timeout  time.Duration
+	stats    counters
+}
+
+var (
+	errOverload = errors.New("too many questions wait")
+	errNoAnswer = errors.New("the resolver gave neither answer nor error")
+)
+
+// A decision is what is done with a question and why.
+type decision struct {
+	policy.Verdict
+	via  string // the link of the answer that decided, empty for the question's name
+	kind kind
+	now  time.Time
+}
+
+// A kind is how a question is answered. The zero kind is a fault.
+type kind uint8
+
+const (
+	kindFault   kind = iota // nothing was decided: SERVFAIL
+	kindUnready             // no policy yet: SERVFAIL
+	kindBlocked             // what the verdict's mode says
+	kindAny                 // RFC 8482
+	kindRefused             // transfers: not offered
+	kindNotImpl             // MAILA and MAILB
+	kindSnoop               // RD=0 without a cached answer
+	kindFailed              // upstream failed: SERVFAIL
+	kindAnswer              // the answer
+	kindMiss                // not yet: the resolver must be asked
+)
+
+// reply returns the reply to write now, which is nil for a question that is
+// dropped. If the answer has to be fetched first, it hands the question to the
+// exit, which is the only way out, and reports that it is pending.
+func (c *core) reply(dst []byte, q *question) (reply []byte, pending bool) {
+	for {
+		snap := c.policy.Load()
+		d := c.decide(snap, q)
+		if d.kind == kindMiss {
+			if c.exit.take(q) {
+				return nil, true
+			}
+			q.err = errOverload
+			continue
+		}
+		reply := c.build(dst, q, &d)
+		if c.policy.Load() != snap {
+			// No reply leaves under a policy that is no longer in force.
+			c.stats.rejudged.Add(1)
+			continue
+		}
+		c.record(q, &d, reply)
+		return reply, false
+	}
+}
+
+// decide judges the question, and its answer where there is one, under one
+// snapshot.
+func (c *core) decide(snap *policy.Snapshot, q *question) decision {
+	d := decision{now: time.Now()}
+	if snap == nil {
+		d.kind = kindUnready
+		return d
+	}
+	d.Verdict = snap.Name(q.from, q.name, d.now)
+	if d.Blocked() {
+		d.kind = kindBlocked
+		return d
+	}
+	if !d.Allowed() {
+		d.kind = kindFault
+		return d
+	}
+	if d.kind = q.local(); d.kind != kindFault {
+		return d
+	}
+	if q.answer == nil && q.err == nil {
+		q.answer = c.resolver.Cached(q.msg)
+		q.cached = q.answer != nil
+	}
+	switch {
+	case q.answer != nil:
+		d.judgeLinks(snap, q)
+	case q.err != nil:
+		d.kind = kindFailed
+	case !q.msg.RecursionDesired:
+		// The client forbade asking others, and what is known here has been
+		// looked at (RFC 1034, section 4.3.1).
+		d.kind = kindSnoop
+	default:
+		d.kind = kindMiss
+	}
+	return d
+}
+
+// judgeLinks judges every name and address that the answer leads to. An
+// operator's allow rule for the question's name does not cover them: whoever
+// controls that name could point it anywhere.
+func (d *decision) judgeLinks(snap *policy.Snapshot, q *question) {
+	d.kind = kindAnswer
+	links := q.answer.Links()
+	if len(links) == 0 {
+		return
+	}
+	v, link := resolver.Judge(snap, q.from, links, d.now)
+	switch {
+	case v.Blocked():
+		d.Verdict, d.via, d.kind = v, link.String(), kindBlocked
+	case !v.Allowed():
+		d.Verdict, d.kind = v, kindFault
+	case d.Reason == policy.ReasonNoRule && v.Reason != policy.ReasonNoRule, d.Action == policy.Allow && v.Action == policy.Report:
+		// It passes, and the link is what the record should speak of.
+		d.Verdict, d.via = v, link.String()
+	}
+}
+
+// local returns how a question is answered that never goes upstream, or
+// kindFault.
+func (q *question) local() kind {
+	switch q.qtype {
+	case dns.TypeANY:
+		return kindAny
+	case dns.TypeAXFR, dns.TypeIXFR:
+		return kindRefused
+	case dns.TypeMAILA, dns.TypeMAILB:
+		return kindNotImpl
+	}
+	return kindFault
+}
+
+// accept turns a message into a question, or into the reply that says why it
+// is none. Both are nil for a message that must not be answered.
+func (c *core) accept(dst, p []byte, from netip.Addr, tr transport) (q *question, reply []byte) {
+	c.stats.received[tr].Add(1)
+	f, rcode, why := check(p)
+	switch f {
+	case ignore:
+		c.stats.drop(why)
+		return nil, nil
+	case reject:
+		return nil, c.rejectHeader(dst, p, rcode)
+	}
+	m := new(dns.Msg)
+	if err := m.Unpack(p); err != nil || len(m.Question) != 1 || len(m.Extra) != int(p[11]) {
+		return nil, c.rejectHeader(dst, p, dns.RcodeFormatError)
+	}
+	q = &question{msg: m, transport: tr, from: policy.Subject{Addr: from.Unmap().WithZone("")}, arrived: time.Now()}
+	q.qtype = m.Question[0].Qtype
+	opt, ok := onlyOPT(m)
+	if !ok {
+		return nil, c.rejectHeader(dst, p, dns.RcodeFormatError)
+	}
+	q.setEDNS(opt)
+	if rcode, ede := q.protocolError(opt); rcode != dns.RcodeSuccess {
+		c.stats.rejected.Add(1)
+		c.stats.rcode(rcode)
+		return nil, c.failure(dst, q, rcode, ede)
+	}
+	q.name = canonical(m.Question[0].Name)
+	return q, nil
+}
+
+func (c *core) rejectHeader(dst, p []byte, rcode int) []byte {
+	c.stats.rejected.Add(1)
+	c.stats.rcode(rcode)
+	return appendHeader(dst, p, rcode)
+}
+
+// protocolError returns the rcode for a question that is well-formed but not
+// one to judge.
+func (q *question) protocolError(opt *dns.OPT) (rcode int, ede *dns.EDNS0_EDE) {
+	if opt != nil && opt.Version() != 0 {
+		return dns.RcodeBadVers, nil // RFC 6891, section 6.1.3
+	}
+	switch q.qtype {
+	case dns.TypeNone, dns.TypeOPT, dns.TypeTSIG, dns.TypeTKEY, dns.TypeNXNAME:
+		// Never types of data: RFC 6895, section 3.1; RFC 6891, section 6.1.1;
+		// RFC 8945, section 4.2; RFC 2930, section 2; RFC 9824, section 3.5.
+		return dns.RcodeFormatError, nil
+	}
+	if q.msg.Question[0].Qclass != dns.ClassINET {
+		// version.bind and its kin tell attackers more than operators.
+		return dns.RcodeRefused, &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeNotSupported}
+	}
+	return dns.RcodeSuccess, nil
+}
+
+// canonical returns the form in which policy knows the name of a question:
+// lower case and without the final dot; the root is empty. A name of the wire
+// may hold any octet, and miekg/dns escapes the special ones. A dot inside a
+// label is written \046 here, so that it is never taken for the end of one.
+func canonical(name string) string {
+	name = strings.TrimSuffix(name, ".")
+	if strings.IndexByte(name, '\\') >= 0 {
+		name = escapeDots(name)
+	}
+	return strings.ToLower(name) // all ASCII: other octets are escaped
+}
+
+func escapeDots(name string) string {
+	var b strings.Builder
+	for i := 0; i < len(name); i++ {
+		b.WriteByte(name[i])
+		if name[i] != '\\' || i+1 == len(name) {
+			continue
+		}
+		i++
+		if name[i] == '.' {
+			b.WriteString("046")
+			continue
+		}
+		b.WriteByte(name[i])
+	}
+	return b.String()
+}
+
+// record counts the decision and puts it on the record: once for each
+// question, here and nowhere else.
+func (c *core) record(q *question, d *decision, reply []byte) {
+	result := "DROP"
+	if len(reply) > 0 {
+		rcode := int(reply[3] & 0xF)
+		result = rcodeWord(rcode)
+		c.stats.rcode(rcode)
+	}
+	c.stats.actions[d.Action].Add(1)
+	switch d.kind {
+	case kindBlocked:
+		if len(reply) == 0 {
+			c.stats.drop(dropMode)
+		}
+	case kindAny, kindRefused, kindNotImpl, kindSnoop:
+		c.stats.synthesized.Add(1)
+	case kindAnswer:
+		if q.cached {
+			c.stats.cached.Add(1)
+		} else {
+			c.stats.forwarded.Add(1)
+		}
+	case kindFailed:
+		if isOverload(q.err) {
+			c.stats.overloaded.Add(1)
+		} else {
+			c.stats.failed.Add(1)
+		}
+	}
+	name := q.name
+	if name == "" {
+		name = "."
+	}
+	r := audit.Record{
+		Time: d.now, Plane: "dns", Transport: transportNames[q.transport], Device: q.from.Addr,
+		Name: name, Type: dns.Type(q.qtype).String(), Via: d.via, Result: result,
+	}
+	r.SetVerdict(&d.Verdict)
+	c.audit.Put(r)
+}
+
+func isOverload(err error) bool {
+	return errors.Is(err, errOverload) || errors.Is(err, resolver.ErrBusy)
+}

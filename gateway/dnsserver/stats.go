@@ -1,0 +1,123 @@
+package dnsserver
+
+import (
+	"sync/atomic"
+
+	"github.com/miekg/dns"
+
+	"github.com/weir-gateway/weir/gateway/policy"
+)
+
+// Stats are the counters of a Server since Listen, and its gauges. They are
+// read one by one, so sums may be off by what is in flight.
+type Stats struct {
+	// Messages received. Each is dropped, rejected or becomes a question.
+	UDP, TCP uint64
+	// Rejected messages were answered with an error of the protocol and no
+	// judgement: a bad header, an unknown opcode, class or EDNS version.
+	Rejected uint64
+
+	// Questions, by the verdict they were answered under. Each is in one.
+	Blocked, Reported, Allowed uint64
+	Undecided                  uint64 // a fault, or no policy yet: answered SERVFAIL
+
+	// Questions that were not blocked, by where their answer came from. Each
+	// that was decided is in one.
+	Cached      uint64
+	Forwarded   uint64 // asked upstream
+	Synthesized uint64 // answered here: ANY, transfers, RD=0 without a cached answer
+	Failed      uint64 // SERVFAIL, because upstream failed
+	Overloaded  uint64 // SERVFAIL, because too many questions wait
+
+	Rejudged  uint64 // decided again because the policy changed before the reply was written
+	Truncated uint64 // replies with TC
+
+	// Dropped counts what got no reply or was cut off, by reason: the names of
+	// the drop constants, each of which is there.
+	Dropped map[string]uint64
+	// Rcodes counts replies by rcode word, those that were sent at least once.
+	Rcodes map[string]uint64
+
+	Inflight int64 // questions that wait for the resolver
+	Conns    int64 // TCP connections open
+	Accepted uint64
+}
+
+// A drop is a reason why something got no reply or was cut off.
+type drop uint8
+
+const (
+	dropShort       drop = iota // shorter than a header
+	dropResponse                // a reply, not a question
+	dropNoPort                  // from port 0, which nobody can be answered at
+	dropMode                    // a ban whose mode is drop
+	dropReadError               // the socket failed to read
+	dropWriteError              // the reply could not be sent
+	dropAcceptError             // a connection could not be accepted
+	dropConns                   // a connection beyond MaxTCP
+	dropClientConns             // a connection beyond MaxTCPPerClient
+	dropIdle                    // a connection closed because it was idle
+	dropSlow                    // a connection closed because a message took too long
+	dropFraming                 // a connection closed because of a message without length
+	drops
+)
+
+var dropNames = [drops]string{
+	"short", "response", "no_port", "mode", "read_error", "write_error", "accept_error",
+	"tcp_limit", "tcp_client_limit", "tcp_idle", "tcp_slow", "tcp_framing",
+}
+
+// rcodes is one more than the highest rcode that is counted by itself.
+const rcodes = 24
+
+// counters are the Server's counters while it runs.
+type counters struct {
+	received                       [2]atomic.Uint64
+	rejected                       atomic.Uint64
+	actions                        [policy.Block + 1]atomic.Uint64 // by policy.Action
+	cached, forwarded, synthesized atomic.Uint64
+	failed, overloaded             atomic.Uint64
+	rejudged, truncated            atomic.Uint64
+	dropped                        [drops]atomic.Uint64
+	rcodes                         [rcodes + 1]atomic.Uint64
+	inflight, conns                atomic.Int64
+	accepted                       atomic.Uint64
+}
+
+func (c *counters) drop(d drop)    { c.dropped[d].Add(1) }
+func (c *counters) rcode(code int) { c.rcodes[min(uint(code), rcodes)].Add(1) }
+
+// Stats returns the counters.
+func (s *Server) Stats() Stats {
+	c := &s.core.stats
+	st := Stats{
+		UDP: c.received[udp].Load(), TCP: c.received[tcp].Load(), Rejected: c.rejected.Load(),
+		Undecided: c.actions[policy.Undecided].Load(), Allowed: c.actions[policy.Allow].Load(),
+		Reported: c.actions[policy.Report].Load(), Blocked: c.actions[policy.Block].Load(),
+		Cached: c.cached.Load(), Forwarded: c.forwarded.Load(), Synthesized: c.synthesized.Load(),
+		Failed: c.failed.Load(), Overloaded: c.overloaded.Load(),
+		Rejudged: c.rejudged.Load(), Truncated: c.truncated.Load(),
+		Inflight: c.inflight.Load(), Conns: c.conns.Load(), Accepted: c.accepted.Load(),
+		Dropped: make(map[string]uint64, drops), Rcodes: map[string]uint64{},
+	}
+	for i := range c.dropped {
+		st.Dropped[dropNames[i]] = c.dropped[i].Load()
+	}
+	for i := range c.rcodes {
+		if n := c.rcodes[i].Load(); n > 0 {
+			st.Rcodes[rcodeWord(i)] += n
+		}
+	}
+	return st
+}
+
+// rcodeWord is the rcode's word in records and counters.
+func rcodeWord(code int) string {
+	if code == dns.RcodeBadVers { // shares its number with BADSIG, which is not sent
+		return "BADVERS"
+	}
+	if w, ok := dns.RcodeToString[code]; ok {
+		return w
+	}
+	return "other"
+}

@@ -1,0 +1,240 @@
+package dnsserver
+
+import (
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// closedWithin reports whether the server closes the connection in time.
+func closedWithin(c net.Conn, d time.Duration) bool {
+	_ = c.SetReadDeadline(time.Now().Add(d))
+	_, err := io.Copy(io.Discard, c)
+	var timeout net.Error
+	return !errors.As(err, &timeout) || !timeout.Timeout()
+}
+
+func TestPipelining(t *testing.T) {
+	r := start(t, zones, Options{})
+	c := r.dial(t, "tcp")
+	var all []byte
+	names := []string{"a.slow.example", "good.example", "wechat.com", "b.slow.example", "cloak.example"}
+	for i, n := range names {
+		q := query(n, dns.TypeA)
+		q.Id = uint16(i)
+		all = append(all, frame(pack(t, q))...)
+	}
+	if _, err := c.Write(all); err != nil {
+		t.Fatal(err)
+	}
+	got := map[uint16]int{}
+	for range 3 { // the slow ones do not hold the others up
+		m := readFrame(t, c, secs(5))
+		if m == nil {
+			t.Fatal("no answer while a slow question waits")
+		}
+		got[m.Id] = m.Rcode
+	}
+	close(r.up.gate)
+	// A client that has nothing more to ask gets the rest.
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if m := readFrame(t, c, secs(5)); m != nil {
+			got[m.Id] = m.Rcode
+		}
+	}
+	for i, want := range []int{0, 0, dns.RcodeNameError, 0, dns.RcodeNameError} {
+		if rcode, ok := got[uint16(i)]; !ok || rcode != want {
+			t.Errorf("%s: rcode %d (answered: %v), want %d", names[i], rcode, ok, want)
+		}
+	}
+	if !closedWithin(c, secs(5)) {
+		t.Error("the connection stays open after its end")
+	}
+}
+
+func TestByteByByte(t *testing.T) {
+	r := start(t, "", Options{})
+	c := r.dial(t, "tcp")
+	for _, b := range frame(pack(t, query("wechat.com", dns.TypeA))) {
+		if _, err := c.Write([]byte{b}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if m := readFrame(t, c, secs(5)); m == nil || m.Rcode != dns.RcodeNameError {
+		t.Errorf("got %v, want NXDOMAIN", m)
+	}
+}
+
+// The largest message there is: read whole, and judged as usual.
+func TestLargestMessage(t *testing.T) {
+	r := start(t, "", Options{})
+	q := edns(query("wechat.com", dns.TypeA), 1232)
+	q.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_PADDING{}}
+	p := pack(t, q)
+	q.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_PADDING{Padding: make([]byte, dns.MaxMsgSize-len(p)-1)}}
+	if p = pack(t, q); len(p) != dns.MaxMsgSize-1 {
+		t.Fatalf("message of %d bytes, want %d", len(p), dns.MaxMsgSize-1)
+	}
+	c := r.dial(t, "tcp")
+	if _, err := c.Write(frame(p)); err != nil {
+		t.Fatal(err)
+	}
+	if m := readFrame(t, c, secs(5)); m == nil || m.Rcode != dns.RcodeNameError {
+		t.Errorf("got %v, want NXDOMAIN", m)
+	}
+}
+
+func TestIdle(t *testing.T) {
+	r := start(t, "", Options{Idle: 200 * time.Millisecond})
+	c := r.dial(t, "tcp")
+	// Questions keep it open, and an open one does however long it takes.
+	for range 4 {
+		time.Sleep(100 * time.Millisecond)
+		if _, err := c.Write(frame(pack(t, query("wechat.com", dns.TypeA)))); err != nil {
+			t.Fatal(err)
+		}
+		if readFrame(t, c, secs(5)) == nil {
+			t.Fatal("closed while in use")
+		}
+	}
+	if _, err := c.Write(frame(pack(t, query("a.slow.example", dns.TypeA)))); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(600 * time.Millisecond)
+	close(r.up.gate)
+	if readFrame(t, c, secs(5)) == nil {
+		t.Fatal("closed while a question was open")
+	}
+	begin := time.Now()
+	if !closedWithin(c, secs(5)) || time.Since(begin) < 100*time.Millisecond {
+		t.Errorf("idle connection closed after %v, want about 200 ms", time.Since(begin))
+	}
+	if got := r.Stats().Dropped["tcp_idle"]; got != 1 {
+		t.Errorf("%d idle connections counted, want 1", got)
+	}
+}
+
+func TestSlowClient(t *testing.T) {
+	r := start(t, "", Options{ReadTimeout: 150 * time.Millisecond, Idle: secs(30)})
+	c := r.dial(t, "tcp")
+	p := frame(pack(t, query("wechat.com", dns.TypeA)))
+	begin := time.Now()
+	for _, b := range p[:len(p)-1] { // each byte in time, the message not
+		if _, err := c.Write([]byte{b}); err != nil {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if !closedWithin(c, secs(5)) || time.Since(begin) > secs(3) {
+		t.Error("a message that never ends keeps the connection")
+	}
+	if got := r.Stats().Dropped["tcp_slow"]; got != 1 {
+		t.Errorf("%d slow connections counted, want 1", got)
+	}
+}
+
+func TestBadFraming(t *testing.T) {
+	r := start(t, "", Options{})
+	reply := query("wechat.com", dns.TypeA)
+	reply.Response = true
+	for label, p := range map[string][]byte{
+		"no length":   {0, 0},
+		"short":       frame([]byte("12345678901")),
+		"a reply":     frame(pack(t, reply)),
+		"not DNS":     []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n" + strings.Repeat("x", 20000)),
+		"closed half": {0, 50, 1},
+	} {
+		c := r.dial(t, "tcp")
+		if _, err := c.Write(p); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.(*net.TCPConn).CloseWrite()
+		_ = c.SetReadDeadline(time.Now().Add(secs(5)))
+		got, err := io.ReadAll(c)
+		var timeout net.Error
+		if len(got) > 0 && label != "not DNS" || errors.As(err, &timeout) && timeout.Timeout() {
+			t.Errorf("%s: %d bytes, %v; want the connection closed", label, len(got), err)
+		}
+	}
+	eventually(t, "all connections are gone", func() bool { return r.Stats().Conns == 0 })
+}
+
+func TestConnectionLimits(t *testing.T) {
+	r := start(t, "", Options{MaxTCP: 5, MaxTCPPerClient: 3})
+	var open []net.Conn
+	from := func(addr string, n int) {
+		for range n {
+			d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(addr)}}
+			c, err := d.Dial("tcp", r.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = c.Close() })
+			open = append(open, c)
+		}
+	}
+	from("127.0.0.1", 3)
+	eventually(t, "three are in", func() bool { return r.Stats().Conns == 3 })
+	from("127.0.0.1", 2)
+	eventually(t, "two are too many of one client", func() bool { return r.Stats().Dropped["tcp_client_limit"] == 2 })
+	from("127.0.0.2", 2)
+	eventually(t, "five are in", func() bool { return r.Stats().Conns == 5 })
+	from("127.0.0.3", 1)
+	eventually(t, "one is too many in all", func() bool { return r.Stats().Dropped["tcp_limit"] == 1 })
+	for i, c := range open {
+		in := i < 3 || i == 5 || i == 6
+		_, err := c.Write(frame(pack(t, query("wechat.com", dns.TypeA))))
+		if answered := err == nil && readFrame(t, c, secs(5)) != nil; answered != in {
+			t.Errorf("connection %d answered %v, want %v", i, answered, in)
+		}
+	}
+	_ = open[0].Close()
+	eventually(t, "one has left", func() bool { return r.Stats().Conns == 4 })
+	from("127.0.0.1", 1)
+	c := open[len(open)-1]
+	if _, err := c.Write(frame(pack(t, query("wechat.com", dns.TypeA)))); err != nil || readFrame(t, c, secs(5)) == nil {
+		t.Error("the place of a closed connection is not free again")
+	}
+}
+
+// A client that asks and never reads: it stops being read, its connection
+// ends, and nobody else waits for it.
+func TestClientThatDoesNotRead(t *testing.T) {
+	var zone strings.Builder
+	for range 60 {
+		zone.WriteString("huge.example. 300 IN TXT \"" + strings.Repeat("x", 250) + "\" \"" + strings.Repeat("y", 250) + "\" \"" + strings.Repeat("z", 250) + "\"\n")
+	}
+	r := start(t, zone.String(), Options{WriteTimeout: 300 * time.Millisecond, Workers: 8, MaxPipeline: 16})
+	r.ask(t, "tcp", query("huge.example", dns.TypeTXT)) // with the upstream's connection
+	before := runtime.NumGoroutine()
+	for range 4 {
+		c := r.dial(t, "tcp")
+		_ = c.(*net.TCPConn).SetReadBuffer(4096)
+		_ = c.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+		p := frame(pack(t, query("huge.example", dns.TypeTXT)))
+		for range 5000 {
+			if _, err := c.Write(p); err != nil {
+				break
+			}
+		}
+	}
+	for _, name := range []string{"good.example", "wechat.com"} {
+		begin := time.Now()
+		r.ask(t, "tcp", query(name, dns.TypeA))
+		if d := time.Since(begin); d > secs(1) {
+			t.Errorf("%s took %v meanwhile", name, d)
+		}
+	}
+	eventually(t, "they are cut off", func() bool { return r.Stats().Conns == 0 && r.Stats().Dropped["write_error"] >= 4 })
+	eventually(t, "goroutines are back to their number", func() bool { return runtime.NumGoroutine() <= before+2 })
+}

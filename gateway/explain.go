@@ -1,0 +1,221 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/weir-gateway/weir/blocklists"
+	"github.com/weir-gateway/weir/config"
+	"github.com/weir-gateway/weir/gateway/policy"
+	"github.com/weir-gateway/weir/gateway/resolver"
+)
+
+// An Explanation is what would happen to a name, a URL or an address on both
+// planes, and why. Its JSON form is stable: fields are added, never renamed or
+// removed.
+type Explanation struct {
+	Target     string      `json:"target"`
+	Kind       string      `json:"kind"` // name, url or address
+	Canonical  string      `json:"canonical"`
+	Blocked    bool        `json:"blocked"` // on at least one plane
+	Device     netip.Addr  `json:"device"`  // "" for a device in no group
+	Group      string      `json:"group"`
+	Generation uint64      `json:"generation"`
+	Time       time.Time   `json:"time"`
+	DNS        Explained   `json:"dns"`
+	Proxy      Explained   `json:"proxy"`
+	Answers    AnswerCheck `json:"answers"`
+}
+
+// Explained is the verdict on one plane with its evidence.
+type Explained struct {
+	Action    string     `json:"action"`
+	Reason    string     `json:"reason"`
+	Effect    string     `json:"effect"`        // what the device sees
+	Via       string     `json:"via,omitempty"` // the link of an answer that decided
+	Ban       string     `json:"ban,omitempty"`
+	Title     string     `json:"title,omitempty"`
+	Authority string     `json:"authority,omitempty"`
+	Reference string     `json:"reference,omitempty"`
+	Effective *time.Time `json:"effective,omitempty"`
+	Rule      string     `json:"rule,omitempty"`
+	List      string     `json:"list,omitempty"`
+	Line      int        `json:"line,omitempty"`
+	RuleID    string     `json:"rule_id,omitempty"`
+	Source    string     `json:"source,omitempty"`
+	Exemption string     `json:"exemption,omitempty"`
+	Until     *time.Time `json:"exempt_until,omitempty"`
+	Signal    string     `json:"signal,omitempty"`
+}
+
+// AnswerCheck says whether the answers to a name's questions were judged too.
+type AnswerCheck struct {
+	Checked bool     `json:"checked"`
+	Note    string   `json:"note,omitempty"` // why not
+	Links   []string `json:"links,omitempty"`
+}
+
+// An Explainer explains what a configuration's policy does.
+type Explainer struct {
+	cfg *config.Config
+	set *policySet
+	// Resolve makes Explain ask the upstreams for an allowed name, because an
+	// answer may lead to something banned.
+	Resolve bool
+	Timeout time.Duration // of Resolve
+}
+
+// NewExplainer compiles the policy of the configuration.
+func NewExplainer(cfg *config.Config) (*Explainer, error) {
+	set, err := compile(cfg, 1)
+	if err != nil {
+		return nil, err
+	}
+	return &Explainer{cfg: cfg, set: set, Resolve: true, Timeout: 3 * time.Second}, nil
+}
+
+// Lists returns what was loaded of each list.
+func (e *Explainer) Lists() []ListStatus { return e.set.lists }
+
+// Explain says what would happen to a name, URL or address that the device
+// asks for at that time.
+func (e *Explainer) Explain(ctx context.Context, s string, device netip.Addr, now time.Time) (*Explanation, error) {
+	t, err := parseTarget(s)
+	if err != nil {
+		return nil, err
+	}
+	snap := e.set.snapshot
+	sub := policy.Subject{Addr: device.Unmap()}
+	x := &Explanation{Target: s, Device: device, Generation: snap.Generation(), Time: now.UTC(), Group: snap.Group(sub)}
+	var onDNS, onProxy policy.Verdict
+	switch {
+	case t.addr.IsValid():
+		x.Kind, x.Canonical = "address", t.addr.String()
+		onDNS = snap.Addr(sub, t.addr, now)
+		onProxy = onDNS
+		x.Answers.Note = "an address has no answers"
+	default:
+		x.Kind, x.Canonical = "name", t.name
+		onDNS = snap.Name(sub, t.name, now)
+		onProxy = onDNS
+		if t.path != "" {
+			onProxy = snap.URL(sub, t.name, t.path, now)
+		}
+	}
+	if t.url != nil {
+		x.Kind = "url"
+	}
+	var via resolver.Link
+	if t.name != "" && !onDNS.Blocked() && !onProxy.Blocked() {
+		if v, link, ok := e.answers(ctx, x, sub, t.name, now); ok && (v.Blocked() || v.Action == policy.Report && onDNS.Action != policy.Report) {
+			onDNS, onProxy, via = v, v, link
+		}
+	} else if t.name != "" {
+		x.Answers.Note = "not asked, the target itself is blocked"
+	}
+	x.Blocked = onDNS.Blocked() || onProxy.Blocked()
+	x.DNS = e.explained(&onDNS, via, dnsEffect(&onDNS, t))
+	x.Proxy = e.explained(&onProxy, via, proxyEffect(&onProxy, t))
+	return x, nil
+}
+
+// answers asks for the name as a device would and judges what comes back.
+func (e *Explainer) answers(ctx context.Context, x *Explanation, sub policy.Subject, name string, now time.Time) (policy.Verdict, resolver.Link, bool) {
+	if !e.Resolve {
+		x.Answers.Note = "not asked"
+		return policy.Verdict{}, resolver.Link{}, false
+	}
+	r, err := newResolver(e.cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		x.Answers.Note = err.Error()
+		return policy.Verdict{}, resolver.Link{}, false
+	}
+	defer func() { _ = r.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, e.Timeout)
+	defer cancel()
+	var links []resolver.Link
+	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS} {
+		q := new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype)
+		a, err := r.Resolve(ctx, q)
+		if err != nil {
+			x.Answers.Note = fmt.Sprintf("%s: %v", dns.TypeToString[qtype], err)
+			break
+		}
+		x.Answers.Checked = true
+		links = append(links, a.Links()...)
+	}
+	for _, l := range links {
+		x.Answers.Links = append(x.Answers.Links, l.String())
+	}
+	v, link := resolver.Judge(e.set.snapshot, sub, links, now)
+	return v, link, true
+}
+
+func (e *Explainer) explained(v *policy.Verdict, via resolver.Link, effect string) Explained {
+	x := Explained{
+		Action: v.Action.String(), Reason: v.Reason.String(), Effect: effect,
+		List: v.List, RuleID: v.RuleID(), Signal: string(v.Signal),
+	}
+	if via != (resolver.Link{}) {
+		x.Via = via.String()
+	}
+	if v.List != "" {
+		x.Rule, x.Line, x.Source = v.Rule.String(), v.Rule.Line, e.sourceOf(v.List)
+	}
+	if b := v.Ban; b != nil {
+		x.Ban, x.Title, x.Authority, x.Reference = b.ID, b.Title.EN, b.Authority.EN, b.Reference
+		if !b.Effective.IsZero() {
+			x.Effective = &b.Effective
+		}
+	}
+	if v.Exemption != nil {
+		x.Exemption, x.Until = v.Exemption.ID, &v.Exemption.Until
+	}
+	return x
+}
+
+func (e *Explainer) sourceOf(list string) string {
+	for _, l := range e.set.lists {
+		if l.Name == list {
+			return l.Source
+		}
+	}
+	return ""
+}
+
+// dnsEffect says what a device that asks for the target sees.
+func dnsEffect(v *policy.Verdict, t target) string {
+	switch {
+	case v.Blocked() && t.addr.IsValid():
+		return "answers with this address are blocked"
+	case v.Blocked():
+		s := map[blocklists.Mode]string{
+			blocklists.NXDOMAIN: "NXDOMAIN", blocklists.NODATA: "no data", blocklists.Null: "0.0.0.0 and ::",
+			blocklists.Refused: "REFUSED", blocklists.Drop: "no answer", blocklists.Addresses: "the configured addresses",
+		}[v.Answer.Mode]
+		if v.Ban != nil && v.Ban.EDE != 0 {
+			return fmt.Sprintf("%s, EDE %d (%s)", s, v.Ban.EDE, dns.ExtendedErrorCodeToString[v.Ban.EDE])
+		}
+		return s
+	case t.addr.IsValid():
+		return "answers with this address pass"
+	}
+	return "resolved"
+}
+
+func proxyEffect(v *policy.Verdict, t target) string {
+	switch {
+	case !v.Blocked():
+		return "forwarded"
+	case t.url != nil && t.url.Scheme == "http":
+		return "403 with the block page"
+	case t.url != nil:
+		return "403 on CONNECT"
+	}
+	return "403 on CONNECT, 403 with the block page on plain HTTP"
+}

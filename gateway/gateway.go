@@ -1,0 +1,305 @@
+// Package gateway puts the parts together and runs them: one policy on two
+// planes.
+//
+// It compiles the lists of a configuration into a policy.Snapshot, hands that
+// to the DNS plane (dnsserver) and the proxy plane (proxy) through one Store,
+// and replaces it on reload: built beside the old one, swapped whole, or
+// rejected whole. One goroutine owns the list state. The package itself
+// decides nothing and parses no packet.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weir-gateway/weir/config"
+	"github.com/weir-gateway/weir/gateway/admin"
+	"github.com/weir-gateway/weir/gateway/audit"
+	"github.com/weir-gateway/weir/gateway/dnsserver"
+	"github.com/weir-gateway/weir/gateway/policy"
+	"github.com/weir-gateway/weir/gateway/proxy"
+)
+
+// drain bounds how long a stopping gateway lets answers and tunnels finish.
+const drain = 10 * time.Second
+
+// Options are what a Gateway needs beside its configuration.
+type Options struct {
+	Version string
+	Log     *slog.Logger
+	// Load reads the configuration again, for Reload and for changes of the
+	// file; nil for a configuration that has no file.
+	Load func() (*config.Config, error)
+}
+
+// A Gateway answers DNS questions and proxies HTTP under one policy. Make it
+// with New, run it once with Run.
+type Gateway struct {
+	opts     Options
+	log      *slog.Logger
+	store    policy.Store
+	resolver liveResolver
+	audit    *audit.Log        // nil for none
+	dns      *dnsserver.Server // nil for none
+	proxy    *proxy.Server     // nil for none
+	admin    *admin.Server     // nil for none
+	reloads  chan chan error
+	state    atomic.Pointer[state]
+	stopping atomic.Bool
+	counts   reloadCounts
+	metrics  *prometheus.Registry
+
+	// Owned by the goroutine of own.
+	cfg     *config.Config
+	watched watcher
+}
+
+// A state is what status and metrics show of the policy in force.
+type state struct {
+	generation uint64
+	since      time.Time
+	took       time.Duration
+	lists      []ListStatus
+	cfg        *config.Config
+}
+
+// reloadCounts are the results of reloads.
+type reloadCounts struct {
+	ok, failed atomic.Uint64
+	lastError  atomic.Pointer[string] // of the latest reload; nil after a good one
+	lastOK     atomic.Int64           // time of the latest success, Unix nanoseconds
+}
+
+// New compiles the policy and binds every listener, or returns an error and
+// leaves nothing behind. Nothing is answered before Run, and by then there is
+// a policy.
+func New(cfg *config.Config, opts Options) (*Gateway, error) {
+	g := &Gateway{opts: opts, log: opts.Log, cfg: cfg, reloads: make(chan chan error)}
+	began := time.Now()
+	file := lookFile(cfg.File)
+	set, err := compile(cfg, 1)
+	if err != nil {
+		return nil, err
+	}
+	g.publish(set, began)
+	g.metrics = g.registry()
+	if err := g.bind(); err != nil {
+		g.close()
+		return nil, err
+	}
+	g.watched.watch(file, set.read)
+	return g, nil
+}
+
+// publish puts the compiled policy in force.
+func (g *Gateway) publish(set *policySet, began time.Time) {
+	g.store.Swap(set.snapshot)
+	now := time.Now()
+	g.state.Store(&state{
+		generation: set.snapshot.Generation(), since: now, took: now.Sub(began),
+		lists: set.lists, cfg: g.cfg,
+	})
+	g.counts.lastOK.Store(now.UnixNano())
+}
+
+func (g *Gateway) bind() error {
+	if err := g.resolver.replace(g.cfg, g.log); err != nil {
+		return err
+	}
+	var sink audit.Sink = audit.Discard{}
+	if g.cfg.Audit.File != "" {
+		l, err := audit.Open(g.cfg.Audit.File, g.log)
+		if err != nil {
+			return err
+		}
+		g.audit, sink = l, l
+	}
+	var err error
+	if len(g.cfg.DNS.Listen) > 0 {
+		g.dns, err = dnsserver.Listen(dnsserver.Options{
+			Listen: g.cfg.DNS.Listen, Policy: &g.store, Resolver: &g.resolver,
+			Audit: sink, Log: g.log, Drain: drain,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if g.cfg.Admin.Listen.IsValid() {
+		g.admin, err = admin.Listen(admin.Options{
+			Listen: g.cfg.Admin.Listen, Metrics: g.metrics, Ready: g.ready,
+			Status: func() any { return g.Status() }, Log: g.log,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if len(g.cfg.Proxy.Listen) > 0 {
+		p := g.cfg.Proxy
+		g.proxy, err = proxy.Listen(proxy.Options{
+			Listen: p.Listen, Policy: &g.store, Resolver: &g.resolver, Audit: sink, Log: g.log,
+			ConnectPorts: p.ConnectPorts, HTTPPorts: p.HTTPPorts, AllowNetworks: p.AllowNetworks,
+			Self: g.ownAddrs(), Drain: drain,
+		})
+	}
+	return err
+}
+
+// ownAddrs are the gateway's own listeners, which the proxy must not reach.
+func (g *Gateway) ownAddrs() []netip.AddrPort {
+	addrs := append([]netip.AddrPort(nil), g.cfg.Proxy.Listen...)
+	if g.dns != nil {
+		addrs = append(addrs, g.dns.Addrs()...)
+	}
+	if g.admin != nil {
+		addrs = append(addrs, g.admin.Addr())
+	}
+	return addrs
+}
+
+// DNSAddrs returns where the DNS plane listens.
+func (g *Gateway) DNSAddrs() []netip.AddrPort {
+	if g.dns == nil {
+		return nil
+	}
+	return g.dns.Addrs()
+}
+
+// ProxyAddrs returns where the proxy plane listens.
+func (g *Gateway) ProxyAddrs() []netip.AddrPort {
+	if g.proxy == nil {
+		return nil
+	}
+	return g.proxy.Addrs()
+}
+
+// AdminAddr returns where the admin listener is, invalid for none.
+func (g *Gateway) AdminAddr() netip.AddrPort {
+	if g.admin == nil {
+		return netip.AddrPort{}
+	}
+	return g.admin.Addr()
+}
+
+// Run serves until the context is done or a listener fails, then lets answers
+// and tunnels in flight finish for a bounded time.
+func (g *Gateway) Run(ctx context.Context) error {
+	defer g.close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	errs := make(chan error, 4)
+	start := func(serve func(context.Context) error) {
+		wg.Go(func() {
+			if err := serve(ctx); err != nil {
+				errs <- err
+				cancel()
+			}
+		})
+	}
+	start(g.own)
+	if g.dns != nil {
+		start(g.dns.Serve)
+	}
+	if g.proxy != nil {
+		start(g.proxy.Serve)
+	}
+	// The admin listener goes last, so that monitors see the draining.
+	adminCtx, adminStop := context.WithCancel(context.WithoutCancel(ctx))
+	var adminDone sync.WaitGroup
+	if g.admin != nil {
+		adminDone.Go(func() {
+			if err := g.admin.Serve(adminCtx); err != nil {
+				errs <- err
+				cancel()
+			}
+		})
+	}
+	g.announce()
+	<-ctx.Done()
+	g.stopping.Store(true)
+	g.log.Info("stopping", "drain", drain)
+	wg.Wait()
+	adminStop()
+	adminDone.Wait()
+	close(errs)
+	var all []error
+	for err := range errs {
+		all = append(all, err)
+	}
+	return errors.Join(all...)
+}
+
+func (g *Gateway) announce() {
+	st := g.state.Load()
+	bans := make([]string, 0, len(st.cfg.Bans))
+	for _, b := range st.cfg.Bans {
+		bans = append(bans, b.ID)
+	}
+	g.log.Info("ready", "version", g.opts.Version, "dns", g.DNSAddrs(), "proxy", g.ProxyAddrs(),
+		"admin", g.AdminAddr(), "generation", st.generation, "bans", bans, "rules", g.store.Load().Rules())
+}
+
+// close releases what New made; what Run has served is closed already.
+func (g *Gateway) close() {
+	if g.dns != nil {
+		_ = g.dns.Close()
+	}
+	if g.proxy != nil {
+		_ = g.proxy.Close()
+	}
+	if g.admin != nil {
+		_ = g.admin.Close()
+	}
+	g.resolver.close()
+	if g.audit != nil {
+		_ = g.audit.Close()
+	}
+}
+
+// ready reports why the gateway is not ready, or nil.
+func (g *Gateway) ready() error {
+	switch {
+	case g.stopping.Load():
+		return errors.New("stopping")
+	case g.store.Load() == nil:
+		return errors.New("no policy is loaded")
+	}
+	return nil
+}
+
+// Status is what the admin listener and the command line show of a running
+// gateway.
+type Status struct {
+	Version    string        `json:"version"`
+	Generation uint64        `json:"generation"`
+	Since      time.Time     `json:"since"`
+	Took       time.Duration `json:"compile_ns"`
+	Config     string        `json:"config"` // empty: the built-in default
+	Rules      int           `json:"rules"`
+	LastError  string        `json:"last_reload_error,omitempty"`
+	Lists      []ListStatus  `json:"lists"`
+}
+
+// Status returns the state of the policy in force.
+func (g *Gateway) Status() Status {
+	st := g.state.Load()
+	s := Status{
+		Version: g.opts.Version, Generation: st.generation, Since: st.since, Took: st.took,
+		Config: st.cfg.File, Rules: g.store.Load().Rules(), Lists: st.lists,
+	}
+	if e := g.counts.lastError.Load(); e != nil {
+		s.LastError = *e
+	}
+	return s
+}
+
+// errStopped answers a reload that comes too late.
+var errStopped = fmt.Errorf("the gateway is stopping")

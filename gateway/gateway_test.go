@@ -1,0 +1,423 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/weir-gateway/weir/blocklists/bans"
+	"github.com/weir-gateway/weir/config"
+)
+
+// upstream is a real DNS server on loopback. Names under cloak.example answer
+// with what their first label says; all others with 192.0.2.1.
+func upstream(t *testing.T) string {
+	t.Helper()
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready := make(chan struct{})
+	s := &dns.Server{PacketConn: pc, Handler: dns.HandlerFunc(answerUpstream), NotifyStartedFunc: func() { close(ready) }}
+	go func() { _ = s.ActivateAndServe() }()
+	<-ready
+	t.Cleanup(func() { _ = s.Shutdown() })
+	return "udp://" + pc.LocalAddr().String()
+}
+
+func answerUpstream(w dns.ResponseWriter, q *dns.Msg) {
+	m := new(dns.Msg).SetReply(q)
+	name := q.Question[0].Name
+	add := func(format string, args ...any) {
+		rr, err := dns.NewRR(fmt.Sprintf(format, args...))
+		if err != nil {
+			panic(err)
+		}
+		m.Answer = append(m.Answer, rr)
+	}
+	first, _, _ := strings.Cut(name, ".")
+	switch qtype := q.Question[0].Qtype; {
+	case first == "cname":
+		add("%s 60 IN CNAME cdn.wechat.com.", name)
+	case first == "addr" && qtype == dns.TypeA:
+		add("%s 60 IN A 43.130.30.240", name)
+	case first == "svcb" && qtype == dns.TypeHTTPS:
+		add("%s 60 IN HTTPS 1 www.tiktok.com. alpn=h2", name)
+	case first == "hint" && qtype == dns.TypeHTTPS:
+		add("%s 60 IN HTTPS 1 . alpn=h2 ipv4hint=43.130.30.240", name)
+	case qtype == dns.TypeA:
+		add("%s 60 IN A 192.0.2.1", name)
+	}
+	_ = w.WriteMsg(m)
+}
+
+// A fixture is a running gateway on free ports with its own folder.
+type fixture struct {
+	*Gateway
+	t    *testing.T
+	dir  string
+	file string
+}
+
+// newFixture writes the files (weir.yml among them, with UPSTREAM for a real
+// upstream) and runs a gateway on them.
+func newFixture(t *testing.T, files map[string]string) *fixture {
+	t.Helper()
+	f := &fixture{t: t, dir: t.TempDir()}
+	f.file = filepath.Join(f.dir, "weir.yml")
+	up := upstream(t)
+	for name, text := range files {
+		f.write(name, strings.ReplaceAll(text, "UPSTREAM", up))
+	}
+	load := func() (*config.Config, error) { return config.Load(f.file, bans.FS) }
+	cfg, err := load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := New(cfg, Options{Version: "test", Log: slog.New(slog.DiscardHandler), Load: load})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Gateway = g
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return f
+}
+
+func (f *fixture) write(name, text string) {
+	f.t.Helper()
+	path := filepath.Join(f.dir, name)
+	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+		f.t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fixture) read(name string) string {
+	f.t.Helper()
+	b, err := os.ReadFile(filepath.Join(f.dir, name))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return string(b)
+}
+
+func (f *fixture) rcode(name string) string {
+	f.t.Helper()
+	c := dns.Client{Timeout: 5 * time.Second}
+	r, _, err := c.Exchange(new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA), f.DNSAddrs()[0].String())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return dns.RcodeToString[r.Rcode]
+}
+
+func (f *fixture) get(path string) string {
+	f.t.Helper()
+	resp, err := http.Get("http://" + f.AdminAddr().String() + path)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return string(b)
+}
+
+const listeners = `
+dns: {listen: ["127.0.0.1:0"], upstreams: ["UPSTREAM"]}
+proxy: {listen: ["127.0.0.1:0"]}
+admin: {listen: "127.0.0.1:0"}
+`
+
+const ownBan = listeners + `
+bans:
+- wechat
+- id: own
+  title: {en: Own, fr: Propre}
+  authority: us
+  reference: "https://example.org/own"
+  lists: [{name: own, source: "file:own.txt", format: domains}]
+`
+
+func TestBothPlanesOneVerdict(t *testing.T) {
+	f := newFixture(t, map[string]string{"weir.yml": ownBan + "audit: {file: audit.jsonl}\n", "own.txt": "banned.example\n"})
+	if got := f.rcode("x.banned.example"); got != "NXDOMAIN" {
+		t.Errorf("DNS: %s", got)
+	}
+	if got := f.rcode("good.example"); got != "NOERROR" {
+		t.Errorf("DNS, innocent: %s", got)
+	}
+	conn, err := net.Dial("tcp", f.ProxyAddrs()[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_, _ = fmt.Fprint(conn, "CONNECT x.banned.example:443 HTTP/1.1\r\nHost: x.banned.example:443\r\n\r\n")
+	reply, _ := io.ReadAll(conn)
+	if !strings.HasPrefix(string(reply), "HTTP/1.1 403 ") {
+		t.Errorf("CONNECT: %q", reply)
+	}
+	deadline := time.Now().Add(5 * time.Second)
+	for strings.Count(f.read("audit.jsonl"), "\n") < 3 && time.Now().Before(deadline) {
+		time.Sleep(20 * time.Millisecond)
+	}
+	log := f.read("audit.jsonl")
+	for _, plane := range []string{"dns", "proxy"} {
+		found := false
+		for line := range strings.Lines(log) {
+			found = found || strings.Contains(line, `"plane":"`+plane+`"`) && strings.Contains(line, `"rule_id":"own:1"`) && strings.Contains(line, `"action":"block"`)
+		}
+		if !found {
+			t.Errorf("no audit record of the block on the %s plane with rule own:1 in\n%s", plane, log)
+		}
+	}
+}
+
+func TestReloadOnFileChange(t *testing.T) {
+	f := newFixture(t, map[string]string{"weir.yml": ownBan, "own.txt": "banned.example\n"})
+	began := time.Now()
+	f.write("own.txt", "banned.example\nnext.example\n")
+	for f.rcode("next.example") != "NXDOMAIN" {
+		if time.Since(began) > 5*time.Second {
+			t.Fatal("a changed list is not in force after 5 s")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("a changed list took %v to be in force", took)
+	}
+	if got := f.Status().Generation; got != 2 {
+		t.Errorf("generation %d, want 2", got)
+	}
+}
+
+func TestBrokenReloadChangesNothing(t *testing.T) {
+	f := newFixture(t, map[string]string{"weir.yml": ownBan, "own.txt": "banned.example\n"})
+	good := f.read("weir.yml")
+	for _, tt := range []struct{ name, file, text, want string }{
+		{"bad key", "weir.yml", good + "nonsense: 1\n", "nonsense"},
+		{"bad yaml", "weir.yml", "dns: [\n", "weir.yml:"},
+		{"html list", "own.txt", "<!DOCTYPE html><html><body>404</body></html>\n", "HTML"},
+		{"empty list", "own.txt", "# nothing left\n", "no rules"},
+		{"wrong dialect", "own.txt", "||banned.example^\n", "no rules"},
+		{"listener moved", "weir.yml", strings.Replace(good, `proxy: {listen: ["127.0.0.1:0"]}`, `proxy: {listen: []}`, 1), "restart"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			old := f.read(tt.file)
+			f.write(tt.file, tt.text)
+			err := f.Reload(t.Context())
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Reload: %v, want an error with %q", err, tt.want)
+			}
+			if got := f.Status(); got.Generation != 1 || got.LastError == "" {
+				t.Errorf("status after a broken reload: generation %d, error %q", got.Generation, got.LastError)
+			}
+			if f.rcode("banned.example") != "NXDOMAIN" || f.rcode("good.example") != "NOERROR" {
+				t.Error("the old policy is not in force")
+			}
+			if m := f.get("/metrics"); !strings.Contains(m, "weir_reload_last_successful 0\n") {
+				t.Error("metrics do not show the failure")
+			}
+			f.write(tt.file, old)
+		})
+	}
+	if err := f.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m := f.get("/metrics")
+	for _, want := range []string{"weir_reload_last_successful 1\n", "weir_policy_generation ", `weir_list_rules{ban="own",list="own"} 1`} {
+		if !strings.Contains(m, want) {
+			t.Errorf("metrics lack %q", want)
+		}
+	}
+}
+
+// TestReloadUnderLoad reloads again and again while questions come in: none is
+// lost, and none that is asked after a reload is answered from before it.
+func TestReloadUnderLoad(t *testing.T) {
+	const clients, rate = 20, 5000 // questions a second
+	length := 3 * time.Second
+	if os.Getenv("WEIR_REQUIRE") == "all" {
+		length = 30 * time.Second
+	}
+	f := newFixture(t, map[string]string{"weir.yml": ownBan, "own.txt": "banned.example\nflip.example\n"})
+
+	// epoch is odd while a reload is under way; in an even epoch n flip.example
+	// is blocked if n/2 is even.
+	var epoch atomic.Int64
+	var asked, lost, wrong atomic.Int64
+	stop := time.Now().Add(length)
+	var wg sync.WaitGroup
+	for i := range clients {
+		wg.Go(func() {
+			c, err := net.Dial("udp", f.DNSAddrs()[0].String())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer func() { _ = c.Close() }()
+			conn := &dns.Conn{Conn: c}
+			q := new(dns.Msg)
+			next := time.Now().Add(time.Duration(i) * time.Millisecond)
+			for n := uint16(1); time.Now().Before(stop); n++ {
+				time.Sleep(time.Until(next))
+				next = next.Add(time.Second * clients / rate)
+				q.SetQuestion("flip.example.", dns.TypeA)
+				before := epoch.Load()
+				asked.Add(1)
+				_ = conn.SetDeadline(time.Now().Add(3 * time.Second))
+				if err := conn.WriteMsg(q); err != nil {
+					lost.Add(1)
+					continue
+				}
+				r, err := conn.ReadMsg()
+				if err != nil || r.Id != q.Id {
+					lost.Add(1)
+					continue
+				}
+				blocked := r.Rcode == dns.RcodeNameError
+				if after := epoch.Load(); before == after && before%2 == 0 && blocked != (before/2%2 == 0) || r.Rcode != dns.RcodeSuccess && !blocked {
+					wrong.Add(1)
+				}
+			}
+		})
+	}
+	reloads := 0
+	for every := min(time.Second, length/6); time.Now().Add(every).Before(stop); reloads++ {
+		time.Sleep(every)
+		epoch.Add(1)
+		list := "banned.example\n"
+		if (reloads+1)%2 == 0 {
+			list += "flip.example\n"
+		}
+		f.write("own.txt", list)
+		if err := f.Reload(t.Context()); err != nil {
+			t.Error(err)
+		}
+		epoch.Add(1)
+	}
+	wg.Wait()
+	t.Logf("%d questions in %v (%.0f/s), %d reloads: %d lost, %d answered from an older generation",
+		asked.Load(), length, float64(asked.Load())/length.Seconds(), reloads, lost.Load(), wrong.Load())
+	if lost.Load() > 0 || wrong.Load() > 0 || reloads < 4 {
+		t.Errorf("lost %d, wrong %d, reloads %d", lost.Load(), wrong.Load(), reloads)
+	}
+}
+
+func TestExplainThroughAnswers(t *testing.T) {
+	cfg, err := config.Parse("weir.yml", []byte(strings.ReplaceAll(listeners, "UPSTREAM", upstream(t))), bans.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := NewExplainer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ target, via, ban string }{
+		{"cname.example.org", "CNAME cdn.wechat.com", "wechat"},
+		{"addr.example.org", "A 43.130.30.240", "wechat"},
+		{"svcb.example.org", "www.tiktok.com", "tiktok"},
+		{"hint.example.org", "43.130.30.240", "wechat"},
+		{"good.example.org", "", ""},
+	} {
+		x, err := e.Explain(t.Context(), tt.target, netip.Addr{}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.Blocked != (tt.ban != "") || x.DNS.Ban != tt.ban || x.Proxy.Ban != tt.ban || !strings.Contains(x.DNS.Via, tt.via) || !x.Answers.Checked {
+			t.Errorf("%s: %+v", tt.target, x)
+		}
+	}
+}
+
+func TestVectorsAreChecked(t *testing.T) {
+	for _, tt := range []struct{ vectors, want string }{
+		{"block banned.example\nallow other.example\n", ""},
+		{"block other.example\n", "line 1"},
+		{"# fine\nallow x.banned.example\n", "line 2"},
+		{"allow banned.example unless exclusive\n", ""},
+		{"block other.example if vendor\n", ""},
+		{"permit other.example\n", "is not a vector"},
+		{"allow banned.example perhaps vendor\n", "if or unless"},
+		{"block http://[::1/\n", "line 1"},
+	} {
+		dir := t.TempDir()
+		for name, text := range map[string]string{"own.txt": "banned.example\n", "v.txt": tt.vectors,
+			"weir.yml": strings.Replace(ownBan, "format: domains}]", "format: domains}]\n  vectors: \"file:v.txt\"", 1)} {
+			text = strings.ReplaceAll(text, "UPSTREAM", "udp://127.0.0.1:9")
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cfg, err := config.Load(filepath.Join(dir, "weir.yml"), bans.FS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = compile(cfg, 1)
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("vectors %q: %v, want %q", tt.vectors, err, tt.want)
+		}
+	}
+}
+
+func TestNewLeavesNothingBehind(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	free := freePort(t)
+	text := fmt.Sprintf("dns: {listen: [%q], upstreams: [\"udp://127.0.0.1:9\"]}\nproxy: {listen: [%q]}\nadmin: {listen: \"127.0.0.1:0\"}\n", free, taken.Addr())
+	cfg, err := config.Parse("weir.yml", []byte(text), bans.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = New(cfg, Options{Log: slog.New(slog.DiscardHandler)}); err == nil {
+		t.Fatal("New bound an address that is taken")
+	}
+	var op *net.OpError
+	if !errors.As(err, &op) {
+		t.Errorf("the error does not say which address: %v", err)
+	}
+	l, err := net.Listen("tcp", free)
+	if err != nil {
+		t.Fatalf("a failed New still holds its DNS listener: %v", err)
+	}
+	_ = l.Close()
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}

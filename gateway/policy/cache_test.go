@@ -1,0 +1,147 @@
+package policy
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/weir-gateway/weir/blocklists"
+)
+
+// TestCacheFollowsTheClock: what is cached is what the lists say, so exemptions
+// end and bans begin between two questions.
+func TestCacheFollowsTheClock(t *testing.T) {
+	spec := house(t)
+	spec.CacheEntries = 100
+	s := snapshot(t, spec)
+	exempt, other := device("10.8.0.7"), device("10.8.0.9")
+	steps := []struct {
+		sub    Subject
+		name   string
+		after  time.Duration
+		action Action
+	}{
+		{exempt, "wechat.example", 0, Allow},
+		{other, "wechat.example", 0, Block}, // another subject, the same entry
+		{exempt, "wechat.example", time.Minute, Block},
+		{exempt, "wechat.example", 0, Allow}, // clocks may be set back
+		{other, "later.example", 0, Report},
+		{other, "later.example", time.Hour, Block},
+		{other, "later.example", 0, Report},
+	}
+	for i, st := range steps {
+		if v := s.Name(st.sub, st.name, noon.Add(st.after)); v.Action != st.action {
+			t.Errorf("step %d: %v, want %v", i, v.Action, st.action)
+		}
+	}
+	if _, ok := s.cache.get("wechat.example"); !ok {
+		t.Error("nothing was cached: this test shows nothing")
+	}
+}
+
+func TestCacheIsBounded(t *testing.T) {
+	spec := house(t)
+	spec.CacheEntries = 10
+	s := snapshot(t, spec)
+	for i := range 1000 {
+		name := fmt.Sprintf("n%d.wechat.example", i)
+		if v := s.Name(Subject{}, name, noon); !v.Blocked() {
+			t.Fatalf("%s: %v", name, v.Action)
+		}
+		if n := s.cache.lru.Len(); n > 10 {
+			t.Fatalf("%d entries in a cache of 10", n)
+		}
+	}
+	if _, ok := s.cache.get("n999.wechat.example"); !ok {
+		t.Error("the latest name is not cached")
+	}
+	if _, ok := s.cache.get("n0.wechat.example"); ok {
+		t.Error("the first name is still cached")
+	}
+}
+
+func TestNoCache(t *testing.T) {
+	for _, entries := range []int{0, -1} {
+		if newMatchCache(entries) != nil {
+			t.Errorf("a cache of %d entries is there", entries)
+		}
+	}
+	var none *matchCache
+	none.put("a.example", nil)
+	if _, ok := none.get("a.example"); ok {
+		t.Error("no cache has something")
+	}
+}
+
+// TestCacheKeepsNoArrayOfMisses: most names are in no list, and their entries
+// must not hold the room of those that are.
+func TestCacheKeepsNoArrayOfMisses(t *testing.T) {
+	c := newMatchCache(1)
+	var buf [8]blocklists.Match
+	c.put("a.example", buf[:0])
+	if ms, ok := c.get("a.example"); !ok || cap(ms) != 0 {
+		t.Errorf("an empty entry: there %v, room for %d matches", ok, cap(ms))
+	}
+	c.put("a.example", buf[:1])
+	if ms, _ := c.get("a.example"); len(ms) != 1 || &ms[0] == &buf[0] {
+		t.Error("an entry shares the caller's array")
+	}
+}
+
+// TestSwapUnderQuestions swaps policies while others ask: no verdict mixes two
+// generations, and none is older than the swap that went before its question.
+func TestSwapUnderQuestions(t *testing.T) {
+	// Generations take turns in what they block, so each verdict shows its own.
+	policies := make([]*Snapshot, 2000)
+	for i := range policies {
+		policies[i] = snapshot(t, Spec{
+			Generation:   uint64(i),
+			Set:          build(t, [][]blocklists.Rule{{block(i+1, fmt.Sprintf("n%d.example", i%3))}}),
+			Lists:        []List{{Name: "l"}},
+			Bans:         []*blocklists.Ban{{ID: "b"}},
+			CacheEntries: 2,
+		})
+	}
+	var store Store
+	var active, asked atomic.Uint64
+	store.Swap(policies[0])
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				least := active.Load()
+				n := i % 4
+				v := store.Load().Name(Subject{}, fmt.Sprintf("n%d.example", n), noon)
+				if v.Generation < least {
+					t.Errorf("generation %d answered, %d was in force", v.Generation, least)
+					return
+				}
+				if blocked := v.Generation%3 == uint64(n); v.Blocked() != blocked || blocked && v.Rule.Line != int(v.Generation)+1 {
+					t.Errorf("generation %d, name %d: %v by line %d", v.Generation, n, v.Action, v.Rule.Line)
+					return
+				}
+				asked.Add(1)
+			}
+		})
+	}
+	for i, p := range policies {
+		store.Swap(p)
+		active.Store(uint64(i))
+		for seen := asked.Load(); i%50 == 0 && asked.Load() < seen+10 && !t.Failed(); {
+			time.Sleep(10 * time.Microsecond)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	if asked.Load() < 400 {
+		t.Errorf("only %d questions met the swaps", asked.Load())
+	}
+}

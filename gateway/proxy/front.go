@@ -1,0 +1,345 @@
+package proxy
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/weir-gateway/weir/blocklists"
+)
+
+// A request is a request head as the front understood it. Everything behind
+// the front uses these values and never reads the head again.
+type request struct {
+	method  string
+	minor   int             // of HTTP/1.minor
+	host    blocklists.Host // of the target; the Host field never counts
+	port    uint16
+	path    string // path and query as they were sent, or "*"; empty for CONNECT
+	fields  []byte // field lines but Host, each with its CRLF
+	upgrade bool   // asks for WebSocket
+	length  int64  // of the content; -1 for chunked
+}
+
+func (q *request) connect() bool { return q.method == http.MethodConnect }
+
+// hostPort returns the target as a CONNECT request spells it.
+func (q *request) hostPort() string {
+	return net.JoinHostPort(q.host.String(), strconv.Itoa(int(q.port)))
+}
+
+// authority returns what the origin is sent as Host.
+func (q *request) authority() string {
+	if q.connect() || q.port != 80 {
+		return q.hostPort()
+	}
+	if a := q.host.Addr; a.Is6() {
+		return "[" + a.String() + "]"
+	}
+	return q.host.String()
+}
+
+// head returns the request head that net/http is given: the same fields, but
+// the target and Host in their canonical form and without a path, so that no
+// second parser ever interprets what the client wrote there.
+func (q *request) head() []byte {
+	target := q.authority()
+	if !q.connect() {
+		target = "http://" + target + "/"
+	}
+	b := make([]byte, 0, len(q.fields)+2*len(target)+64)
+	b = fmt.Appendf(b, "%s %s HTTP/1.%d\r\nHost: %s\r\n", q.method, target, q.minor, q.authority())
+	b = append(b, q.fields...)
+	return append(b, "\r\n"...)
+}
+
+// A refusal is why the front did not understand a request.
+type refusal struct {
+	method string // GET or HEAD, for the form of the response
+	status int
+	text   string
+}
+
+func refuse(text string) *refusal { return &refusal{status: http.StatusBadRequest, text: text} }
+
+const help = "this is an HTTP proxy: requests need an absolute http:// target, or CONNECT host:port"
+
+// parseHead reads a request head with its empty line. It is strict where
+// leniency would let two readers understand two requests.
+func parseHead(raw []byte) (*request, *refusal) {
+	line, rest, ok := bytes.Cut(raw, []byte("\r\n"))
+	if !ok {
+		return nil, refuse("request head has no end")
+	}
+	q, target, bad := parseRequestLine(string(line))
+	if bad != nil {
+		return nil, bad
+	}
+	f, bad := parseFields(rest)
+	if bad == nil {
+		bad = q.setTarget(target)
+	}
+	if bad == nil {
+		bad = q.setFraming(f)
+	}
+	if bad == nil {
+		bad = q.checkHost(f.host)
+	}
+	if bad != nil {
+		if q.method == http.MethodHead {
+			bad.method = q.method
+		}
+		return nil, bad
+	}
+	q.fields = f.kept
+	q.upgrade = q.method == http.MethodGet && q.minor >= 1 && q.length == 0 &&
+		hasToken(f.connection, "upgrade") && hasToken(f.upgrade, "websocket")
+	return q, nil
+}
+
+// parseRequestLine is RFC 9112, section 3, with single spaces only.
+func parseRequestLine(line string) (*request, string, *refusal) {
+	method, rest, _ := strings.Cut(line, " ")
+	target, version, ok := strings.Cut(rest, " ")
+	if !ok || !isToken(method) || target == "" {
+		return nil, "", refuse("request line is malformed")
+	}
+	q := &request{method: method}
+	switch version {
+	case "HTTP/1.1":
+		q.minor = 1
+	case "HTTP/1.0":
+	default:
+		if strings.HasPrefix(version, "HTTP/") && isToken(strings.ReplaceAll(version[5:], ".", "")) {
+			return nil, "", &refusal{status: http.StatusHTTPVersionNotSupported, text: "only HTTP/1.1 and HTTP/1.0 are spoken here"}
+		}
+		return nil, "", refuse("request line is malformed")
+	}
+	for i := 0; i < len(target); i++ {
+		if target[i] <= ' ' || target[i] == 0x7f {
+			return nil, "", refuse("request target has a control character")
+		}
+	}
+	if strings.Contains(target, "#") {
+		return nil, "", refuse("request target has a fragment")
+	}
+	return q, target, nil
+}
+
+// setTarget reads the request target: authority-form for CONNECT, absolute-form
+// with the http scheme for everything else (RFC 9112, section 3.2).
+func (q *request) setTarget(target string) *refusal {
+	if q.connect() {
+		return q.setAuthority(target, 0)
+	}
+	scheme, rest, ok := strings.Cut(target, "://")
+	switch {
+	case !ok || strings.ContainsAny(scheme, "/?"):
+		return refuse(help)
+	case strings.EqualFold(scheme, "https"):
+		return refuse("https:// needs CONNECT; it is not fetched in the clear")
+	case !strings.EqualFold(scheme, "http"):
+		return refuse("only http:// targets are forwarded")
+	}
+	end := strings.IndexAny(rest, "/?")
+	if end < 0 {
+		end = len(rest)
+	}
+	q.path = rest[end:]
+	switch {
+	case q.path == "" && q.method == http.MethodOptions:
+		q.path = "*" // RFC 9112, section 3.2.4
+	case !strings.HasPrefix(q.path, "/"):
+		q.path = "/" + q.path
+	}
+	return q.setAuthority(rest[:end], 80)
+}
+
+// setAuthority reads host and port. CONNECT has no default port (RFC 9110,
+// section 9.3.6).
+func (q *request) setAuthority(s string, defaultPort uint16) *refusal {
+	if strings.Contains(s, "@") {
+		return refuse("request target has userinfo")
+	}
+	host, port, bad := splitAuthority(s)
+	if bad != nil {
+		return bad
+	}
+	h, err := blocklists.ParseHost(host)
+	if err != nil {
+		return refuse("host of the request target: " + err.Error())
+	}
+	if port == 0 {
+		port = defaultPort
+	}
+	if port == 0 {
+		return refuse("CONNECT needs host:port")
+	}
+	q.host, q.port = h, port
+	return nil
+}
+
+// splitAuthority takes the port off, 0 where there is none.
+func splitAuthority(s string) (host string, port uint16, bad *refusal) {
+	host = s
+	if i := strings.LastIndexByte(s, ':'); i >= 0 && !strings.HasSuffix(s, "]") {
+		host = s[:i]
+		if digits := s[i+1:]; digits != "" {
+			n, err := strconv.ParseUint(digits, 10, 16)
+			if err != nil || n == 0 || len(digits) > 5 {
+				return "", 0, refuse("port is not a number from 1 to 65535")
+			}
+			port = uint16(n)
+		}
+	}
+	if strings.Contains(host, ":") && !strings.HasPrefix(host, "[") {
+		return "", 0, refuse("an IPv6 address needs brackets")
+	}
+	return host, port, nil
+}
+
+// setFraming finds where the content ends (RFC 9112, section 6.3). What two
+// readers could read in two ways is refused, not repaired.
+func (q *request) setFraming(f *fields) *refusal {
+	switch {
+	case len(f.coding) > 0 && len(f.length) > 0:
+		return refuse("request has both Transfer-Encoding and Content-Length")
+	case len(f.coding) > 0 && q.minor == 0:
+		return refuse("HTTP/1.0 has no Transfer-Encoding")
+	case len(f.coding) > 1 || len(f.coding) == 1 && !strings.EqualFold(f.coding[0], "chunked"):
+		return &refusal{status: http.StatusNotImplemented, text: "only the chunked transfer coding is known"}
+	case len(f.coding) == 1:
+		q.length = -1
+	case len(f.length) > 1:
+		return refuse("request has several Content-Length fields")
+	case len(f.length) == 1:
+		n, err := strconv.ParseUint(f.length[0], 10, 63)
+		if err != nil {
+			return refuse("Content-Length is not a number")
+		}
+		q.length = int64(n)
+	}
+	if q.length != 0 && (q.connect() || q.method == http.MethodTrace) {
+		return refuse(q.method + " has no content") // RFC 9110, sections 9.3.6 and 9.3.8
+	}
+	return nil
+}
+
+// checkHost compares the Host field with the target. The target counts and its
+// host is what the origin is sent (RFC 9112, section 3.2.2); a Host field that
+// says something else is how requests are smuggled, so it is refused. CONNECT
+// may come without the field, which some clients never send: its target is an
+// authority already.
+func (q *request) checkHost(hosts []string) *refusal {
+	switch {
+	case len(hosts) > 1:
+		return refuse("request has several Host fields")
+	case len(hosts) == 0 && (q.minor == 0 || q.connect()):
+		return nil
+	case len(hosts) == 0:
+		return refuse("request has no Host field")
+	}
+	host, port, bad := splitAuthority(hosts[0])
+	if bad != nil {
+		return refuse("Host field is malformed")
+	}
+	h, err := blocklists.ParseHost(host)
+	if err != nil {
+		return refuse("Host field: " + err.Error())
+	}
+	if h != q.host || port != 0 && port != q.port {
+		return refuse("Host field and request target differ")
+	}
+	return nil
+}
+
+// fields are the field values that the front needs, and the lines it keeps.
+type fields struct {
+	host, length, coding, connection, upgrade []string
+	kept                                      []byte
+}
+
+// maxFields bounds the number of field lines.
+const maxFields = 200
+
+// parseFields is RFC 9112, section 5, without line folding.
+func parseFields(b []byte) (*fields, *refusal) {
+	f := new(fields)
+	for n := 0; ; n++ {
+		line, rest, ok := bytes.Cut(b, []byte("\r\n"))
+		switch {
+		case !ok:
+			return nil, refuse("request head has no end")
+		case len(line) == 0 && len(rest) > 0:
+			return nil, refuse("request head has something after its end")
+		case len(line) == 0:
+			return f, nil
+		case n == maxFields:
+			return nil, &refusal{status: http.StatusRequestHeaderFieldsTooLarge, text: "request has too many fields"}
+		}
+		b = rest
+		if bad := f.add(string(line)); bad != nil {
+			return nil, bad
+		}
+	}
+}
+
+func (f *fields) add(line string) *refusal {
+	if line[0] == ' ' || line[0] == '\t' {
+		return refuse("request has a folded field line") // RFC 9112, section 5.2
+	}
+	name, value, ok := strings.Cut(line, ":")
+	if !ok || !isToken(name) {
+		return refuse("request has a malformed field line") // also a space before the colon: section 5.1
+	}
+	value = strings.Trim(value, " \t")
+	for i := 0; i < len(value); i++ {
+		if c := value[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return refuse("request has a field with a control character")
+		}
+	}
+	switch strings.ToLower(name) {
+	case "host":
+		f.host = append(f.host, value)
+		return nil
+	case "content-length":
+		f.length = append(f.length, value)
+	case "transfer-encoding":
+		f.coding = append(f.coding, value)
+	case "connection":
+		f.connection = append(f.connection, value)
+	case "upgrade":
+		f.upgrade = append(f.upgrade, value)
+	}
+	f.kept = append(append(f.kept, line...), "\r\n"...)
+	return nil
+}
+
+// hasToken reports whether a comma-separated list in the values has the token.
+func hasToken(values []string, token string) bool {
+	for _, v := range values {
+		for t := range strings.SplitSeq(v, ",") {
+			if strings.EqualFold(strings.Trim(t, " \t"), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// isToken is RFC 9110, section 5.6.2.
+func isToken(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if !isTokenByte(s[i]) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func isTokenByte(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
+}

@@ -1,0 +1,252 @@
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/weir-gateway/weir/blocklists"
+	"github.com/weir-gateway/weir/gateway/audit"
+	"github.com/weir-gateway/weir/gateway/policy"
+	"github.com/weir-gateway/weir/gateway/resolver"
+)
+
+// An exchange is one request on its way, from the decision to its end. It
+// belongs to the handler's goroutine; target does not change once it is set.
+type exchange struct {
+	server  *Server
+	sub     policy.Subject
+	request *request
+	start   time.Time
+	target  target
+
+	verdict policy.Verdict
+	via     string // the link that decided, empty for the request's own host
+}
+
+// A target is where an exchange may go: addresses that were all judged.
+type target struct {
+	addrs []netip.Addr
+	links []resolver.Link
+}
+
+// A denial is why a request is not carried out, as the client is told.
+type denial struct {
+	status int
+	err    string // a proxy error type of RFC 9209, section 2.3
+	text   string // one line, nothing of it from an origin or an error
+	reason string // of the audit record, where it is not the verdict's
+}
+
+func newPseudonym() string {
+	var b [6]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return "weir-" + hex.EncodeToString(b[:])
+}
+
+// judgeHost judges what the request itself says: a host name, with the path
+// for plain HTTP, or an address.
+func judgeHost(snap *policy.Snapshot, sub policy.Subject, q *request, now time.Time) policy.Verdict {
+	switch {
+	case q.host.Addr.IsValid():
+		return snap.Addr(sub, q.host.Addr, now)
+	case q.connect():
+		return snap.Name(sub, q.host.Name, now)
+	}
+	return snap.URL(sub, q.host.Name, blocklists.CanonicalPath(q.path), now)
+}
+
+// judge puts the request and everything it leads to to one snapshot. As on the
+// DNS plane, an operator's allow rule for the host does not cover what the host
+// points to.
+func judge(snap *policy.Snapshot, sub policy.Subject, q *request, t target, now time.Time) (policy.Verdict, string) {
+	if snap == nil {
+		return policy.Verdict{}, ""
+	}
+	v, via := judgeHost(snap, sub, q, now), ""
+	links := slices.Clone(t.links)
+	for _, a := range t.addrs {
+		links = append(links, addrLink(a))
+	}
+	if !v.Allowed() || len(links) == 0 {
+		return v, via
+	}
+	lv, link := resolver.Judge(snap, sub, links, now)
+	if !lv.Allowed() || v.Reason == policy.ReasonNoRule && lv.Reason != policy.ReasonNoRule ||
+		v.Action == policy.Allow && lv.Action == policy.Report {
+		return lv, link.String()
+	}
+	return v, via
+}
+
+func addrLink(a netip.Addr) resolver.Link {
+	if a.Unmap().Is4() {
+		return resolver.Link{Type: "A", Addr: a}
+	}
+	return resolver.Link{Type: "AAAA", Addr: a}
+}
+
+// admit decides whether the exchange may go on, and where to.
+func (x *exchange) admit(ctx context.Context) *denial {
+	s, q := x.server, x.request
+	if d := x.judge(); d != nil {
+		return d
+	}
+	rules := s.rules.Load()
+	ports := rules.httpPorts
+	if q.connect() {
+		ports = rules.connectPorts
+	}
+	if !slices.Contains(ports, q.port) {
+		return &denial{http.StatusForbidden, "http_request_denied", "port " + strconv.Itoa(int(q.port)) + " may not be reached with " + kind(q), "port not allowed"}
+	}
+	if d := x.resolve(ctx); d != nil {
+		return d
+	}
+	if d := x.judge(); d != nil {
+		return d
+	}
+	return x.keepReachable(&rules.guard)
+}
+
+func kind(q *request) string {
+	if q.connect() {
+		return "CONNECT"
+	}
+	return "plain HTTP"
+}
+
+// resolve finds the addresses. Links are judged also where there is none.
+func (x *exchange) resolve(ctx context.Context) *denial {
+	q := x.request
+	if q.host.Addr.IsValid() {
+		x.target.addrs = []netip.Addr{q.host.Addr}
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, x.server.opts.ResolveTimeout)
+	defer cancel()
+	addrs, links, err := x.server.opts.Resolver.LookupAddrs(ctx, q.host.Name)
+	x.target = target{addrs: addrs, links: links}
+	if err == nil && len(addrs) > 0 {
+		return nil
+	}
+	if d := x.judge(); d != nil {
+		return d
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return &denial{http.StatusGatewayTimeout, "dns_timeout", "the name could not be resolved in time", ""}
+	case err == nil || errors.Is(err, resolver.ErrNotFound):
+		return &denial{http.StatusBadGateway, "dns_error", "the name has no address", ""}
+	}
+	return &denial{http.StatusBadGateway, "dns_error", "the name could not be resolved", ""}
+}
+
+// judge puts what is known by now to the snapshot in force.
+func (x *exchange) judge() *denial {
+	x.verdict, x.via = judge(x.server.opts.Policy.Load(), x.sub, x.request, x.target, time.Now())
+	return x.verdictDenial()
+}
+
+// confirm judges again if the policy has changed since: it stands between
+// everything that takes time and the first packet to an origin.
+func (x *exchange) confirm() *denial {
+	if snap := x.server.opts.Policy.Load(); snap != nil && snap.Generation() == x.verdict.Generation {
+		return nil
+	}
+	return x.judge()
+}
+
+func (x *exchange) verdictDenial() *denial {
+	v := &x.verdict
+	switch {
+	case v.Blocked():
+		text := "blocked by rule " + v.RuleID()
+		if v.Ban != nil {
+			text = fmt.Sprintf("blocked: %s, ordered by %s, rule %s", v.Ban.Title.EN, v.Ban.Authority.EN, v.RuleID())
+		}
+		return &denial{http.StatusForbidden, "http_request_denied", text, ""}
+	case !v.Allowed():
+		return &denial{http.StatusServiceUnavailable, "proxy_internal_error", "no policy is in force", "no policy"}
+	}
+	return nil
+}
+
+// keepReachable leaves only addresses that may be reached at all.
+func (x *exchange) keepReachable(g *guard) *denial {
+	var kept []netip.Addr
+	why := ""
+	for _, a := range x.target.addrs {
+		if w := g.prohibits(netip.AddrPortFrom(a, x.request.port)); w != "" {
+			why = w
+			continue
+		}
+		kept = append(kept, a)
+	}
+	if len(kept) == 0 {
+		return &denial{http.StatusForbidden, "destination_ip_prohibited", "the destination address may not be reached: " + why, "special address"}
+	}
+	x.target.addrs = kept
+	return nil
+}
+
+// looped reports whether the request came through this instance before (RFC
+// 9110, section 7.6.3).
+func (s *Server) looped(h http.Header) bool {
+	for _, v := range h["Via"] {
+		for hop := range strings.SplitSeq(v, ",") {
+			f := strings.Fields(hop)
+			if len(f) >= 2 && strings.EqualFold(f[1], s.pseudonym) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// record returns the audit record of the exchange; d is nil for one that was
+// carried out.
+func (x *exchange) record(d *denial, result string) audit.Record {
+	q := x.request
+	r := audit.Record{
+		Time: x.start, Plane: "proxy", Transport: "http", Device: x.sub.Addr,
+		Name: q.host.String(), Port: q.port, Via: x.via, Result: result,
+	}
+	if q.connect() {
+		r.Transport = "connect"
+	}
+	r.SetVerdict(&x.verdict)
+	if x.verdict.Blocked() && x.verdict.Rule.Path != "" {
+		r.Path = q.path
+	}
+	if d != nil && d.reason != "" {
+		r.Reason = d.reason
+		if x.verdict.Allowed() {
+			r.Action = policy.Block.String()
+		}
+	}
+	return r
+}
+
+// count counts a denial where it belongs.
+func (x *exchange) count(d *denial) {
+	c := &x.server.stats
+	switch {
+	case x.verdict.Blocked():
+		c.blocked.Add(1)
+	case !x.verdict.Allowed() && d.err == "proxy_internal_error":
+		c.undecided.Add(1)
+	case d.reason != "":
+		c.denied.Add(1)
+	default:
+		c.failed.Add(1)
+	}
+}

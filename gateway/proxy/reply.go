@@ -1,0 +1,74 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+)
+
+// proxyStatus returns the Proxy-Status field value (RFC 9209, section 2).
+func proxyStatus(d *denial) string {
+	return "weir; error=" + d.err + "; details=" + sfString(d.text)
+}
+
+// sfString returns a string of structured fields (RFC 9651, section 4.1.6).
+// What it cannot carry becomes a question mark.
+func sfString(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r >= ' ' && r < 0x7f:
+			b.WriteRune(r)
+		default:
+			b.WriteByte('?')
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+// writeDenial sends a denial in one line of text and ends the connection.
+func writeDenial(w http.ResponseWriter, d *denial) {
+	h := w.Header()
+	clear(h)
+	h.Set("Proxy-Status", proxyStatus(d))
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Connection", "close")
+	w.WriteHeader(d.status)
+	_, _ = io.WriteString(w, "weir: "+strings.Join(strings.Fields(d.text), " ")+"\n")
+}
+
+// originDenial says what went wrong with an origin in the words of RFC 9209,
+// section 2.3; the error itself is not for clients.
+func originDenial(err error) *denial {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, errProhibited):
+		return &denial{http.StatusForbidden, "destination_ip_prohibited", "the destination address may not be reached", "special address"}
+	case errors.Is(err, errClient):
+		return &denial{http.StatusBadRequest, "http_request_error", "the request's content is malformed or did not come", ""}
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return &denial{http.StatusBadGateway, "connection_refused", "the origin refuses connections", ""}
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
+		return &denial{http.StatusBadGateway, "destination_ip_unroutable", "the origin cannot be reached", ""}
+	case errors.Is(err, errStalled):
+		return &denial{http.StatusGatewayTimeout, "http_response_timeout", "the origin did not answer in time", ""}
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
+		errors.Is(err, syscall.ETIMEDOUT), errors.As(err, &timeout) && timeout.Timeout():
+		return &denial{http.StatusGatewayTimeout, "connection_timeout", "the origin did not answer in time", ""}
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return &denial{http.StatusBadGateway, "connection_terminated", "the origin closed the connection without an answer", ""}
+	}
+	return &denial{http.StatusBadGateway, "http_protocol_error", "the origin's answer is not understood", ""}
+}

@@ -1,0 +1,226 @@
+// Package proxy is the explicit HTTP proxy: plain HTTP is forwarded through
+// goproxy, CONNECT and WebSocket become tunnels of our own.
+//
+// A request is understood once, strictly, before anything else looks at it
+// (front.go); its host is the canonical host that the DNS plane judges too. It
+// is then put to the policy, its name is resolved by the gateway's own
+// resolver, every address is put to the policy and to the rule about special
+// addresses, and the address that was checked is the one that is dialled.
+//
+// The package decides nothing by itself about bans, resolves no name by itself
+// and reads no environment variable. It does not open TLS, does not cache, and
+// does not authenticate.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/weir-gateway/weir/gateway/audit"
+	"github.com/weir-gateway/weir/gateway/policy"
+	"github.com/weir-gateway/weir/gateway/resolver"
+)
+
+// A Resolver gives the addresses of a canonical name and the links through
+// which the answer reached them.
+type Resolver interface {
+	LookupAddrs(ctx context.Context, name string) ([]netip.Addr, []resolver.Link, error)
+}
+
+// Options are what a Server is made of. Policy and Resolver must be there; a
+// zero limit means its default.
+type Options struct {
+	Listen   []netip.AddrPort
+	Policy   *policy.Store
+	Resolver Resolver
+	Audit    audit.Sink   // nil: no record
+	Log      *slog.Logger // nil: no messages
+
+	ConnectPorts  []uint16         // ports that CONNECT may reach; none by default
+	HTTPPorts     []uint16         // ports that plain HTTP may reach; none by default
+	AllowNetworks []netip.Prefix   // private and special networks that may be reached; none by default
+	Self          []netip.AddrPort // the gateway's other listeners: never a destination
+
+	MaxConns          int           // client connections; 4096
+	MaxConnsPerClient int           // of one client address; 1024
+	MaxTunnels        int           // tunnels and upgraded connections; 4096
+	MaxHeaderBytes    int           // request line and header fields; 64 KiB
+	HeaderTimeout     time.Duration // for a whole request head; 10 s
+	IdleTimeout       time.Duration // between two requests of a connection; 2 min
+	StallTimeout      time.Duration // without a byte in an exchange, or for response headers; 5 min
+	TunnelIdle        time.Duration // without a byte in both directions of a tunnel; 10 min
+	ResolveTimeout    time.Duration // for the addresses of a name; 10 s
+	DialTimeout       time.Duration // for a connection, over all addresses; 10 s
+	Drain             time.Duration // for exchanges and tunnels to end at shutdown; 5 s
+}
+
+func orDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+func (o *Options) setDefaults() {
+	orDefault(&o.Audit, audit.Sink(audit.Discard{}))
+	orDefault(&o.Log, slog.New(slog.DiscardHandler))
+	orDefault(&o.MaxConns, 4096)
+	orDefault(&o.MaxConnsPerClient, 1024)
+	orDefault(&o.MaxTunnels, 4096)
+	orDefault(&o.MaxHeaderBytes, 64<<10)
+	orDefault(&o.HeaderTimeout, 10*time.Second)
+	orDefault(&o.IdleTimeout, 2*time.Minute)
+	orDefault(&o.StallTimeout, 5*time.Minute)
+	orDefault(&o.TunnelIdle, 10*time.Minute)
+	orDefault(&o.ResolveTimeout, 10*time.Second)
+	orDefault(&o.DialTimeout, 10*time.Second)
+	orDefault(&o.Drain, 5*time.Second)
+}
+
+// A Server is the proxy on its listeners. It is made by Listen.
+type Server struct {
+	opts      Options
+	listeners []*listener
+	addrs     []netip.AddrPort
+	rules     atomic.Pointer[rules]
+	flows     flows
+	http      *http.Server
+	forwarder *forwarder
+	pseudonym string // what stands for this instance in Via
+	stats     counters
+}
+
+// rules are what SetRules replaces as a whole.
+type rules struct {
+	connectPorts, httpPorts []uint16
+	guard                   guard
+}
+
+// Listen binds the listeners. Nothing is answered before Serve.
+func Listen(opts Options) (*Server, error) {
+	if opts.Policy == nil || opts.Resolver == nil {
+		return nil, errors.New("proxy needs a policy and a resolver")
+	}
+	opts.setDefaults()
+	s := &Server{opts: opts, pseudonym: newPseudonym()}
+	admit := newAdmission(opts.MaxConns, opts.MaxConnsPerClient, &s.stats)
+	for _, a := range opts.Listen {
+		l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(a))
+		if err != nil {
+			s.closeListeners()
+			return nil, fmt.Errorf("proxy listener %s: %w", a, err)
+		}
+		bound := l.Addr().(*net.TCPAddr).AddrPort()
+		s.addrs = append(s.addrs, netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()))
+		s.listeners = append(s.listeners, &listener{TCPListener: l, server: s, admit: admit})
+	}
+	s.SetRules(opts.ConnectPorts, opts.HTTPPorts, opts.AllowNetworks)
+	s.forwarder = newForwarder(s)
+	s.http = s.newHTTPServer()
+	return s, nil
+}
+
+// Addrs returns the addresses of the listeners, in the order of the options.
+func (s *Server) Addrs() []netip.AddrPort { return s.addrs }
+
+// SetRules replaces which ports and which private networks may be reached, for
+// all requests that begin afterwards. Tunnels that are open stay.
+func (s *Server) SetRules(connectPorts, httpPorts []uint16, allow []netip.Prefix) {
+	self := append(append([]netip.AddrPort(nil), s.addrs...), s.opts.Self...)
+	s.rules.Store(&rules{
+		connectPorts: append([]uint16(nil), connectPorts...),
+		httpPorts:    append([]uint16(nil), httpPorts...),
+		guard:        newGuard(allow, self),
+	})
+}
+
+func (s *Server) newHTTPServer() *http.Server {
+	return &http.Server{
+		Handler:                      http.HandlerFunc(s.serveHTTP),
+		DisableGeneralOptionsHandler: true, // OPTIONS * is refused like every request to the proxy itself
+		ReadHeaderTimeout:            s.opts.HeaderTimeout,
+		IdleTimeout:                  s.opts.IdleTimeout,
+		MaxHeaderBytes:               2 * s.opts.MaxHeaderBytes, // the gate's own bound is the one that counts
+		ErrorLog:                     slog.NewLogLogger(s.opts.Log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, gateKey{}, c.(*gate))
+		},
+	}
+}
+
+// recheckEvery is how often open tunnels are judged again without a new
+// policy: exemptions end and bans take effect by the clock.
+const recheckEvery = 30 * time.Second
+
+// Serve answers until the context ends, then waits up to Options.Drain for
+// exchanges and tunnels to end, closes the rest, and returns. It returns an
+// error only when a listener failed.
+func (s *Server) Serve(ctx context.Context) error {
+	failed := make(chan error, len(s.listeners))
+	for _, l := range s.listeners {
+		go s.serveListener(l, failed)
+	}
+	tick := time.NewTicker(recheckEvery)
+	defer tick.Stop()
+	var err error
+	running := len(s.listeners)
+	for err == nil && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+			s.Recheck()
+		case err = <-failed:
+			running--
+		}
+	}
+	s.shutdown()
+	for ; running > 0; running-- {
+		<-failed
+	}
+	return err
+}
+
+func (s *Server) serveListener(l *listener, failed chan<- error) {
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		failed <- fmt.Errorf("proxy listener %s: %w", l.Addr(), err)
+		return
+	}
+	failed <- nil
+}
+
+// shutdown ends in an order: no new connection, then time for what is open,
+// then the end of what is left.
+func (s *Server) shutdown() {
+	ctx, cancel := context.WithTimeout(context.Background(), s.opts.Drain)
+	defer cancel()
+	if err := s.http.Shutdown(ctx); err != nil {
+		s.opts.Log.Info("proxy closes exchanges that did not end in time", "drain", s.opts.Drain)
+	}
+	if left := s.flows.wait(ctx); left > 0 {
+		s.opts.Log.Info("proxy closes tunnels that did not end in time", "tunnels", left, "drain", s.opts.Drain)
+	}
+	s.flows.cutAll(endDrained)
+	_ = s.http.Close()
+	s.flows.wait(context.Background())
+	s.forwarder.close()
+}
+
+// Close closes the listeners. It is for a server that never served; one that
+// serves is ended through the context of Serve.
+func (s *Server) Close() error {
+	s.closeListeners()
+	return nil
+}
+
+func (s *Server) closeListeners() {
+	for _, l := range s.listeners {
+		_ = l.Close()
+	}
+}

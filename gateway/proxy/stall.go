@@ -1,0 +1,59 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"sync/atomic"
+	"time"
+)
+
+var (
+	// errStalled is the cause of the end of an exchange without progress.
+	errStalled = errors.New("exchange stalled")
+	// errClient marks an error in the request's content.
+	errClient = errors.New("request content")
+)
+
+// A stall ends an exchange in which no content has moved for too long, in
+// either direction. There is no bound on the time of an exchange as a whole:
+// large content takes long.
+type stall struct {
+	timer *time.Timer
+	limit time.Duration
+}
+
+func newStall(f *flow, limit time.Duration) *stall {
+	return &stall{time.AfterFunc(limit, func() { f.cancel(errStalled) }), limit}
+}
+
+func (s *stall) stop() { s.timer.Stop() }
+
+// body watches content on its way. An error but the end is kept in *kept; with
+// kept nil it is the client's.
+func (s *stall) body(b io.ReadCloser, kept *error) *watchedBody {
+	return &watchedBody{ReadCloser: b, stall: s, kept: kept}
+}
+
+type watchedBody struct {
+	io.ReadCloser
+	stall *stall
+	kept  *error
+	ended atomic.Bool // the end was read
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if n > 0 {
+		b.stall.timer.Reset(b.stall.limit)
+	}
+	switch {
+	case err == nil:
+	case err == io.EOF:
+		b.ended.Store(true)
+	case b.kept != nil:
+		*b.kept = err
+	default:
+		err = errors.Join(errClient, err)
+	}
+	return n, err
+}

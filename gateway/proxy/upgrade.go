@@ -1,0 +1,117 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"math"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// serveUpgrade carries a WebSocket handshake (RFC 6455, section 4) and then
+// the connection as a tunnel. Whether or not the origin agrees, the client's
+// connection is never HTTP again: what follows the handshake may be frames that
+// were sent too early (RFC 9931).
+func (s *Server) serveUpgrade(w http.ResponseWriter, r *http.Request, g *gate, f *flow) {
+	x := f.x
+	origin, err := s.dial(f.ctx, x.target.addrs, x.request.port)
+	if err != nil {
+		s.denyPlain(w, r, g, x, x.dialDenial(f, err))
+		return
+	}
+	resp, br, err := s.handshake(f, origin, r)
+	if err != nil {
+		_ = origin.Close()
+		s.denyPlain(w, r, g, x, x.failure(f, err))
+		return
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		s.declined(w, g, x, resp)
+		_ = origin.Close()
+		return
+	}
+	fromOrigin, err := br.Peek(br.Buffered())
+	if err == nil {
+		err = s.switchProtocols(w, g, f, origin, resp, append([]byte(nil), fromOrigin...))
+	}
+	if err != nil {
+		_ = origin.Close()
+		_ = g.Close()
+		s.stats.failed.Add(1)
+	}
+}
+
+// handshake sends the request and reads the answer to it.
+func (s *Server) handshake(f *flow, origin *net.TCPConn, r *http.Request) (*http.Response, *bufio.Reader, error) {
+	stop := context.AfterFunc(f.ctx, func() { _ = origin.Close() })
+	defer stop()
+	if err := origin.SetDeadline(time.Now().Add(s.opts.StallTimeout)); err != nil {
+		return nil, nil, err
+	}
+	out := f.x.outgoing(r)
+	out.Header["Connection"], out.Header["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
+	if err := out.Write(origin); err != nil {
+		return nil, nil, err
+	}
+	limited := &io.LimitedReader{R: origin, N: s.forwarder.transport.MaxResponseHeaderBytes}
+	br := bufio.NewReader(limited)
+	for {
+		resp, err := http.ReadResponse(br, out)
+		if err != nil {
+			return nil, nil, err
+		}
+		switch code := resp.StatusCode; {
+		case code == http.StatusSwitchingProtocols && !hasToken(resp.Header["Upgrade"], "websocket"):
+			return nil, nil, errors.New("switch to another protocol than asked for")
+		case code == http.StatusSwitchingProtocols:
+			return resp, br, origin.SetDeadline(time.Time{})
+		case code >= 200:
+			limited.N = math.MaxInt64
+			return resp, br, nil
+		}
+	}
+}
+
+// declined passes on an ordinary response to the handshake.
+func (s *Server) declined(w http.ResponseWriter, g *gate, x *exchange, resp *http.Response) {
+	s.stats.forwarded.Add(1)
+	s.opts.Audit.Put(x.record(nil, strconv.Itoa(resp.StatusCode)))
+	x.incoming(resp)
+	h := w.Header()
+	maps.Copy(h, resp.Header)
+	h.Set("Connection", "close")
+	g.abandon()
+	w.WriteHeader(resp.StatusCode)
+	_, err := io.Copy(&forwardWriter{ResponseWriter: w}, resp.Body)
+	_ = resp.Body.Close()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// switchProtocols sends the client the 101 and runs the tunnel.
+func (s *Server) switchProtocols(w http.ResponseWriter, g *gate, f *flow, origin *net.TCPConn, resp *http.Response, fromOrigin []byte) error {
+	client, early, err := hijack(w, g)
+	if err != nil {
+		return err
+	}
+	f.x.incoming(resp)
+	delete(resp.Header, "Content-Type")
+	var head bytes.Buffer
+	head.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n")
+	if err := resp.Header.Write(&head); err != nil {
+		return err
+	}
+	head.WriteString("\r\n")
+	if _, err := client.Write(head.Bytes()); err != nil {
+		return err
+	}
+	s.runTunnel(f, g, origin, early, fromOrigin, http.StatusSwitchingProtocols)
+	return nil
+}

@@ -1,0 +1,186 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/weir-gateway/weir/blocklists/source"
+	"github.com/weir-gateway/weir/config"
+)
+
+// watchEvery is how often files are looked at. A change is acted on when two
+// looks agree, so that a file is not read while it is being written; that and
+// the compilation fit into a second. Looking is cheap, and unlike
+// notifications it works for network file systems, renames and the symbolic
+// links of mounted configuration alike.
+const watchEvery = 250 * time.Millisecond
+
+// Reload reads the configuration and all lists again and puts them in force,
+// or returns an error and changes nothing. It returns when that is done.
+func (g *Gateway) Reload(ctx context.Context) error {
+	reply := make(chan error, 1)
+	select {
+	case g.reloads <- reply:
+	case <-ctx.Done():
+		return errStopped
+	}
+	select {
+	case err := <-reply:
+		return err
+	case <-ctx.Done():
+		return errStopped
+	}
+}
+
+// own is the goroutine that owns the configuration and the list state.
+func (g *Gateway) own(ctx context.Context) error {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case reply := <-g.reloads:
+			if g.audit != nil {
+				// The signal to reload is also that of log rotation.
+				if err := g.audit.Reopen(); err != nil {
+					g.log.Error("audit file not opened again, the old one stays in use", "error", err)
+				}
+			}
+			reply <- g.reload("asked")
+		case <-tick.C:
+			if g.watched.changed() {
+				_ = g.reload("file changed") // reload has reported it
+			}
+		}
+	}
+}
+
+// reload is one attempt, reported once.
+func (g *Gateway) reload(why string) error {
+	began := time.Now()
+	err := g.tryReload(began)
+	if err != nil {
+		text := err.Error()
+		g.counts.failed.Add(1)
+		g.counts.lastError.Store(&text)
+		g.log.Error("reload rejected, the policy in force stays", "why", why, "generation", g.state.Load().generation, "error", err)
+		return err
+	}
+	g.counts.ok.Add(1)
+	g.counts.lastError.Store(nil)
+	st := g.state.Load()
+	g.log.Info("policy in force", "why", why, "generation", st.generation, "rules", g.store.Load().Rules(), "took", st.took)
+	return nil
+}
+
+func (g *Gateway) tryReload(began time.Time) error {
+	cfg, file := g.cfg, lookFile(g.cfg.File)
+	if g.opts.Load != nil {
+		var err error
+		if cfg, err = g.opts.Load(); err != nil {
+			return err
+		}
+	}
+	if err := sameListeners(g.cfg, cfg); err != nil {
+		return err
+	}
+	set, err := compile(cfg, g.state.Load().generation+1)
+	if err != nil {
+		return err
+	}
+	if !sameUpstreams(&g.cfg.DNS, &cfg.DNS) {
+		if err := g.resolver.replace(cfg, g.log); err != nil {
+			return err
+		}
+	}
+	// Nothing below can fail.
+	g.cfg = cfg
+	g.publish(set, began)
+	g.watched.watch(file, set.read)
+	if g.proxy != nil {
+		g.proxy.SetRules(cfg.Proxy.ConnectPorts, cfg.Proxy.HTTPPorts, cfg.Proxy.AllowNetworks)
+		g.proxy.Recheck()
+	}
+	return nil
+}
+
+// sameListeners refuses changes that only a restart can carry out, rather than
+// carry out a part of the new configuration.
+func sameListeners(old, next *config.Config) error {
+	var errs []error
+	check := func(key string, same bool) {
+		if !same {
+			errs = append(errs, fmt.Errorf("%s has changed: restart weir to apply the new configuration", key))
+		}
+	}
+	check("dns.listen", slices.Equal(old.DNS.Listen, next.DNS.Listen))
+	check("proxy.listen", slices.Equal(old.Proxy.Listen, next.Proxy.Listen))
+	check("admin.listen", old.Admin.Listen == next.Admin.Listen)
+	check("audit.file", old.Audit.File == next.Audit.File)
+	check("log", old.Log == next.Log)
+	return errors.Join(errs...)
+}
+
+func sameUpstreams(a, b *config.DNS) bool {
+	return reflect.DeepEqual(a.Upstreams, b.Upstreams) && slices.Equal(a.Bootstrap, b.Bootstrap) && a.Cache == b.Cache
+}
+
+// revisions are the revisions of sources by their spelling.
+type revisions map[string]revision
+
+// A revision is a source's revision, or that it could not be had.
+type revision struct {
+	source.Revision
+	absent bool
+}
+
+func look(src string) revision {
+	rev, err := opener.Revision(src)
+	return revision{rev, err != nil}
+}
+
+// lookFile is look for the configuration file, empty for none.
+func lookFile(path string) revisions {
+	if path == "" {
+		return nil
+	}
+	src := "file:" + path
+	return revisions{src: look(src)}
+}
+
+// A watcher notices that files have changed since they were read.
+type watcher struct {
+	seen    revisions // as they were read, or as last reported
+	pending revisions // a difference seen once
+}
+
+// watch takes these as what was read.
+func (w *watcher) watch(file, sources revisions) {
+	w.seen, w.pending = maps.Clone(sources), nil
+	maps.Copy(w.seen, file)
+}
+
+// changed reports a change once, when two looks in a row agree on it. A change
+// that is rejected is not reported again until the files change again.
+func (w *watcher) changed() bool {
+	now := make(revisions, len(w.seen))
+	for src := range w.seen {
+		now[src] = look(src)
+	}
+	if maps.Equal(now, w.seen) {
+		w.pending = nil
+		return false
+	}
+	if !maps.Equal(now, w.pending) {
+		w.pending = now
+		return false
+	}
+	w.seen, w.pending = now, nil
+	return true
+}

@@ -1,0 +1,61 @@
+package gateway
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/weir-gateway/weir/config"
+	"github.com/weir-gateway/weir/gateway/resolver"
+)
+
+// A liveResolver is the resolver core that both planes use; it is replaced
+// whole when the upstreams change.
+type liveResolver struct {
+	p atomic.Pointer[resolver.Resolver]
+}
+
+// retire is how long a replaced resolver may finish what it is asking.
+const retire = 10 * time.Second
+
+// replace puts a resolver for the configuration in use.
+func (l *liveResolver) replace(cfg *config.Config, log *slog.Logger) error {
+	next, err := newResolver(cfg, log)
+	if err != nil {
+		return err
+	}
+	if old := l.p.Swap(next); old != nil {
+		time.AfterFunc(retire, func() { _ = old.Close() })
+	}
+	return nil
+}
+
+func newResolver(cfg *config.Config, log *slog.Logger) (*resolver.Resolver, error) {
+	return resolver.New(resolver.Options{
+		Upstreams: cfg.DNS.Upstreams, Bootstrap: cfg.DNS.Bootstrap,
+		Self: cfg.DNS.Listen, CacheEntries: cfg.DNS.Cache.Entries, Log: log,
+	})
+}
+
+func (l *liveResolver) close() {
+	if r := l.p.Load(); r != nil {
+		_ = r.Close()
+	}
+}
+
+// Cached implements dnsserver.Resolver.
+func (l *liveResolver) Cached(q *dns.Msg) *resolver.Answer { return l.p.Load().Cached(q) }
+
+// Resolve implements dnsserver.Resolver.
+func (l *liveResolver) Resolve(ctx context.Context, q *dns.Msg) (*resolver.Answer, error) {
+	return l.p.Load().Resolve(ctx, q)
+}
+
+// LookupAddrs implements proxy.Resolver.
+func (l *liveResolver) LookupAddrs(ctx context.Context, name string) ([]netip.Addr, []resolver.Link, error) {
+	return l.p.Load().LookupAddrs(ctx, name)
+}

@@ -1,0 +1,274 @@
+// Package resolver finds answers: in its cache, or at upstream resolvers over
+// UDP, TCP, TLS and HTTPS.
+//
+// It decides nothing. It says what in an answer policy must judge (Answer.Links)
+// and leaves judging to its callers, on cached answers too: nothing here knows
+// a subject or a generation, so nothing here becomes stale when policy changes.
+// Its own way to the upstreams never asks policy and never leads through Weir
+// itself: an upstream is reached whatever the bans say.
+//
+// It is a forwarder. It does not recurse, does not validate DNSSEC (the AD bit
+// is the upstream's word) and listens on nothing.
+package resolver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// Errors that callers branch on.
+var (
+	// ErrNoUpstream means that there is nowhere to ask.
+	ErrNoUpstream = errors.New("no upstream resolver")
+	// ErrBusy means that MaxInFlight questions wait for upstreams already.
+	ErrBusy = errors.New("too many questions wait for upstream resolvers")
+	// ErrNotFound means that the name does not exist or has no address.
+	ErrNotFound = errors.New("name has no address")
+	// ErrQuestion means that the message is no question that can be forwarded.
+	ErrQuestion = errors.New("not a question that can be forwarded")
+	// ErrClosed means that the Resolver was closed.
+	ErrClosed = errors.New("resolver is closed")
+)
+
+const (
+	defaultTimeout  = 5 * time.Second
+	defaultTry      = 2 * time.Second
+	defaultInFlight = 1024
+)
+
+// Options are what a Resolver is made of. The zero Options forward to the
+// system's resolvers without a cache.
+type Options struct {
+	// Upstreams are asked in that order. Schemes are udp, tcp, tls and https;
+	// the host is an address, or a name for tls and https. Without a port it is
+	// the scheme's own, and without a path https means /dns-query. Empty: the
+	// system's resolvers, from ResolvConf.
+	Upstreams []*url.URL
+	// Bootstrap are the resolvers for host names of upstreams. Empty: the
+	// system's.
+	Bootstrap  []netip.AddrPort
+	ResolvConf string // empty: /etc/resolv.conf
+	// Self are our own listeners. A resolver that is one of them is refused.
+	Self         []netip.AddrPort
+	CacheEntries int           // 0: no cache
+	Timeout      time.Duration // for a whole question; 0: 5 s. A try takes 2/5 of it, 2 s at the most
+	// MaxInFlight bounds the exchanges with upstreams under way, and so the
+	// sockets; equal questions share one. 0: 1024.
+	MaxInFlight int
+	TLSConfig   *tls.Config // nil: system roots. Its ServerName is not used
+	Log         *slog.Logger
+}
+
+// A Resolver answers from its cache and from upstreams. It is safe for
+// concurrent use and owns its sockets and goroutines until Close.
+type Resolver struct {
+	now     clock
+	timeout time.Duration
+	max     int
+	main    *group
+	boot    *group // for host names of upstreams
+	cache   *cache // nil: none
+	count   counters
+
+	ctx    context.Context // of all exchanges, ended by Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // exchanges and connections
+
+	mu     sync.Mutex
+	closed bool
+	epoch  uint64 // number of flushes
+	calls  map[callKey]*call
+}
+
+// A clock tells the time; tests have their own.
+type clock func() time.Time
+
+// A call is one exchange that equal questions share. answer and err are
+// written before done is closed and never after.
+type call struct {
+	done   chan struct{}
+	answer *Answer
+	err    error
+}
+
+// A callKey keeps questions asked after a Flush away from calls begun before.
+type callKey struct {
+	key
+	epoch uint64
+}
+
+// New checks the options. It opens no socket and needs no network; where there
+// is no upstream at all, every Resolve fails with ErrNoUpstream until
+// ResolvConf names one.
+func New(opts Options) (*Resolver, error) { return newResolver(opts, time.Now, portDNS) }
+
+// newResolver has what tests inject: the clock, and the port of the system's
+// resolvers.
+func newResolver(opts Options, now clock, port uint16) (*Resolver, error) {
+	if opts.Timeout <= 0 {
+		opts.Timeout = defaultTimeout
+	}
+	if opts.MaxInFlight <= 0 {
+		opts.MaxInFlight = defaultInFlight
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	r := &Resolver{
+		now:     now,
+		timeout: opts.Timeout,
+		max:     opts.MaxInFlight,
+		cache:   newCache(opts.CacheEntries),
+		calls:   make(map[callKey]*call),
+	}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	if err := r.build(opts, port); err != nil {
+		r.cancel()
+		return nil, err
+	}
+	return r, nil
+}
+
+// build makes the groups of upstreams. Nothing in them dials before the first
+// question.
+func (r *Resolver) build(opts Options, port uint16) error {
+	b := &builder{
+		ctx: r.ctx, wg: &r.wg, now: r.now, count: &r.count, log: opts.Log,
+		try:  min(defaultTry, opts.Timeout*2/5),
+		self: selfCheck(opts.Self), tls: opts.TLSConfig,
+	}
+	system := newSystem(opts.ResolvConf, port, b.self, opts.Log)
+	var err error
+	if r.boot, err = b.bootstrapGroup(opts.Bootstrap, system); err != nil {
+		return err
+	}
+	b.hosts = newHosts(r.boot, opts.Timeout, r.now)
+	r.main, err = b.upstreamGroup(opts.Upstreams, system)
+	return err
+}
+
+// Close ends all exchanges and connections and waits for them.
+func (r *Resolver) Close() error {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.cancel()
+	r.wg.Wait()
+	r.main.close()
+	r.boot.close()
+	return nil
+}
+
+// Cached returns the answer to q if it is in the cache, and nil otherwise. It
+// never blocks on the network.
+func (r *Resolver) Cached(q *dns.Msg) *Answer {
+	k, err := keyOf(q)
+	if err != nil {
+		return nil
+	}
+	return r.cached(k)
+}
+
+func (r *Resolver) cached(k key) *Answer {
+	a := r.cache.get(k, r.now())
+	if a != nil {
+		r.count.hits.Add(1)
+	}
+	return a
+}
+
+// Resolve returns the answer to q from the cache or from upstreams. Equal
+// questions under way share one exchange, which goes on when ctx ends: others
+// may wait for it, and the next one finds its answer in the cache. An answer
+// may say that an upstream has none (Rcode); an error means that none
+// answered.
+func (r *Resolver) Resolve(ctx context.Context, q *dns.Msg) (*Answer, error) {
+	k, err := keyOf(q)
+	if err != nil {
+		return nil, err
+	}
+	if a := r.cached(k); a != nil {
+		return a, nil
+	}
+	r.count.misses.Add(1)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c, err := r.join(k)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-c.done:
+		return c.answer, c.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for the answer to %s: %w", k, ctx.Err())
+	}
+}
+
+// join returns the call for the question, which it starts if there is none.
+func (r *Resolver) join(k key) (*call, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, ErrClosed
+	}
+	ck := callKey{k, r.epoch}
+	if c := r.calls[ck]; c != nil {
+		r.count.coalesced.Add(1)
+		return c, nil
+	}
+	c := &call{done: make(chan struct{})}
+	// A call may have ended between the look into the cache and the lock.
+	if c.answer = r.cache.get(k, r.now()); c.answer != nil {
+		close(c.done)
+		return c, nil
+	}
+	if len(r.calls) >= r.max {
+		r.count.busy.Add(1)
+		return nil, ErrBusy
+	}
+	r.calls[ck] = c
+	r.wg.Add(1)
+	go r.exchange(ck, c)
+	return c, nil
+}
+
+// exchange owns one call. Its time is its own, not that of any who wait.
+func (r *Resolver) exchange(ck callKey, c *call) {
+	defer r.wg.Done()
+	ctx, cancel := context.WithTimeout(r.ctx, r.timeout)
+	defer cancel()
+	m, err := r.main.forward(ctx, ck.key)
+	if err == nil {
+		c.answer = newAnswer(ck.key, m, r.now)
+	} else {
+		c.err = fmt.Errorf("asking for %s: %w", ck.key, err)
+		r.count.failed.Add(1)
+	}
+	r.mu.Lock()
+	if c.answer != nil && ck.epoch == r.epoch {
+		r.count.evicted.Add(r.cache.put(ck.key, c.answer))
+	}
+	delete(r.calls, ck)
+	r.mu.Unlock()
+	close(c.done)
+}
+
+// Flush empties the cache. Exchanges under way end for those who wait for them
+// and leave nothing in it.
+func (r *Resolver) Flush() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.epoch++
+	r.cache.flush()
+}

@@ -1,0 +1,52 @@
+package resolver
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// counters are what the parts of a Resolver count, each where it happens.
+type counters struct {
+	hits, misses, coalesced, busy, failed, evicted atomic.Uint64
+	mismatched, malformed, truncated               atomic.Uint64
+}
+
+// Stats are the counters of a Resolver since New, and its state now.
+type Stats struct {
+	Hits       uint64 // questions answered from the cache
+	Misses     uint64 // questions to Resolve that were not
+	Coalesced  uint64 // misses that joined an exchange under way
+	Busy       uint64 // misses refused with ErrBusy
+	Failed     uint64 // exchanges in which no upstream answered
+	Evicted    uint64 // answers that left the cache to make room
+	Mismatched uint64 // responses ignored: wrong ID or question, or no response
+	Malformed  uint64 // responses that could not be read
+	Truncated  uint64 // UDP responses that were asked for again over TCP
+	Entries    int    // answers in the cache
+	InFlight   int    // exchanges under way
+	Upstreams  []UpstreamStats
+}
+
+// UpstreamStats are the counters of one upstream.
+type UpstreamStats struct {
+	Address  string // as a URL
+	Healthy  bool   // false while it is asked last because it failed
+	Queries  uint64
+	Failures uint64        // tries without a usable response
+	RTT      time.Duration // smoothed; 0 before the first response
+}
+
+// Stats returns the counters. They are read one after another, so that under
+// load they may not add up.
+func (r *Resolver) Stats() Stats {
+	r.mu.Lock()
+	inFlight := len(r.calls)
+	r.mu.Unlock()
+	c := &r.count
+	return Stats{
+		Hits: c.hits.Load(), Misses: c.misses.Load(), Coalesced: c.coalesced.Load(),
+		Busy: c.busy.Load(), Failed: c.failed.Load(), Evicted: c.evicted.Load(),
+		Mismatched: c.mismatched.Load(), Malformed: c.malformed.Load(), Truncated: c.truncated.Load(),
+		Entries: r.cache.len(), InFlight: inFlight, Upstreams: r.main.stats(),
+	}
+}
