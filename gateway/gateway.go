@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -108,7 +109,16 @@ func (g *Gateway) publish(set *policySet, began time.Time) {
 		lists: set.lists, cfg: g.cfg,
 	})
 	g.counts.lastOK.Store(now.UnixNano())
+	if set.snapshot.Rules() > largePolicy {
+		debug.FreeOSMemory()
+	}
 }
+
+// largePolicy is from how many rules on the memory that compiling took, and on
+// a reload that of the old policy, is given back at once. The runtime would
+// keep it for minutes, and a gateway beside others must not look twice its
+// size after each change of a list.
+const largePolicy = 100_000
 
 func (g *Gateway) bind() error {
 	if err := g.resolver.replace(g.cfg, g.log); err != nil {

@@ -28,6 +28,16 @@ func serveCommand() *cli.Command {
 }
 
 func serve(c *cli.Context) error {
+	// From the first moment on, so that a signal while the policy is compiled
+	// neither kills the process nor is lost.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// A second signal ends the process at once, without draining.
+	context.AfterFunc(ctx, stop)
+
 	file := c.String("config")
 	cfg, err := loadFile(file)
 	if err != nil {
@@ -42,20 +52,13 @@ func serve(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	// A second signal ends the process at once, without draining.
-	context.AfterFunc(ctx, stop)
-	go reloadOnSignal(ctx, g)
+	go reloadOnSignal(ctx, g, hup)
 	return g.Run(ctx)
 }
 
 // reloadOnSignal reloads on each SIGHUP until the context is done. The gateway
 // logs how it went.
-func reloadOnSignal(ctx context.Context, g *gateway.Gateway) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
+func reloadOnSignal(ctx context.Context, g *gateway.Gateway, hup <-chan os.Signal) {
 	for {
 		select {
 		case <-hup:
