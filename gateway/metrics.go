@@ -5,6 +5,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/weir-gateway/weir/gateway/dnsserver"
+	"github.com/weir-gateway/weir/gateway/proxy"
+	"github.com/weir-gateway/weir/gateway/resolver"
 )
 
 // registry returns the gateway's metrics: what the parts count, read when
@@ -84,4 +88,88 @@ func (e emitter) emit(t prometheus.ValueType, name, help string, v float64, labe
 		names, values = append(names, labels[i]), append(values, labels[i+1])
 	}
 	e.ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, names, nil), t, v, values...)
+}
+
+// planes renders what the planes and the resolver count.
+func (c collector) planes(e emitter) {
+	if c.g.dns != nil {
+		dnsMetrics(e, c.g.dns.Stats())
+	}
+	if c.g.proxy != nil {
+		proxyMetrics(e, c.g.proxy.Stats())
+	}
+	resolverMetrics(e, c.g.resolver.p.Load().Stats())
+}
+
+// A series is one value of a counter with a label.
+type series struct {
+	label string
+	value uint64
+}
+
+func (e emitter) counters(name, help, label string, values ...series) {
+	for _, v := range values {
+		e.counter(name, help, float64(v.value), label, v.label)
+	}
+}
+
+func dnsMetrics(e emitter, st dnsserver.Stats) {
+	e.counters("weir_dns_messages_total", "DNS messages received, by transport.", "transport",
+		series{"udp", st.UDP}, series{"tcp", st.TCP})
+	e.counters("weir_dns_questions_total", "Questions, by the verdict that they were answered under.", "action",
+		series{"block", st.Blocked}, series{"report", st.Reported}, series{"allow", st.Allowed}, series{"undecided", st.Undecided})
+	e.counters("weir_dns_answers_total", "Questions that were not blocked, by where their answer came from.", "origin",
+		series{"cache", st.Cached}, series{"upstream", st.Forwarded}, series{"synthesized", st.Synthesized},
+		series{"failed", st.Failed}, series{"overloaded", st.Overloaded})
+	e.counter("weir_dns_rejected_total", "Messages answered with a protocol error and no judgement.", float64(st.Rejected))
+	e.counter("weir_dns_rejudged_total", "Questions judged again because the policy changed before the reply was written.", float64(st.Rejudged))
+	e.counter("weir_dns_truncated_total", "Replies that were truncated.", float64(st.Truncated))
+	for reason, n := range st.Dropped {
+		e.counter("weir_dns_dropped_total", "Messages without a reply and connections cut off, by reason.", float64(n), "reason", reason)
+	}
+	for rcode, n := range st.Rcodes {
+		e.counter("weir_dns_replies_total", "Replies, by response code.", float64(n), "rcode", rcode)
+	}
+	e.gauge("weir_dns_inflight", "Questions that wait for the resolver.", float64(st.Inflight))
+	e.gauge("weir_dns_connections", "TCP connections that are open.", float64(st.Conns))
+	e.counter("weir_dns_connections_accepted_total", "TCP connections accepted.", float64(st.Accepted))
+}
+
+func proxyMetrics(e emitter, st proxy.Stats) {
+	e.counters("weir_proxy_requests_total", "Requests to the proxy, by outcome.", "outcome",
+		series{"malformed", st.Malformed}, series{"blocked", st.Blocked}, series{"denied", st.Denied},
+		series{"undecided", st.Undecided}, series{"failed", st.Failed}, series{"forwarded", st.Forwarded},
+		series{"tunnel", st.TunnelsOpened}, series{"panic", st.Panics})
+	e.gauge("weir_proxy_connections", "Client connections that are open.", float64(st.Conns))
+	e.counter("weir_proxy_connections_accepted_total", "Client connections accepted.", float64(st.Accepted))
+	e.counters("weir_proxy_refused_total", "Connections and tunnels refused because there were too many.", "what",
+		series{"connection", st.RefusedConns}, series{"tunnel", st.RefusedTunnels})
+	e.gauge("weir_proxy_tunnels", "Tunnels that are open.", float64(st.Tunnels))
+	e.counters("weir_proxy_tunnels_cut_total", "Tunnels that the gateway ended, by reason.", "reason",
+		series{"policy", st.CutByPolicy}, series{"idle", st.CutIdle}, series{"drain", st.CutAtDrain})
+	e.counters("weir_proxy_tunnel_bytes_total", "Bytes through tunnels, by direction.", "direction",
+		series{"to_origin", st.BytesToOrigin}, series{"from_origin", st.BytesFromOrigin})
+}
+
+func resolverMetrics(e emitter, st resolver.Stats) {
+	e.counters("weir_resolver_cache_total", "Questions to the answer cache, by result.", "result",
+		series{"hit", st.Hits}, series{"miss", st.Misses})
+	e.gauge("weir_resolver_cache_entries", "Answers in the cache.", float64(st.Entries))
+	e.counter("weir_resolver_cache_evicted_total", "Answers that left the cache to make room.", float64(st.Evicted))
+	e.counter("weir_resolver_coalesced_total", "Questions that shared an exchange under way.", float64(st.Coalesced))
+	e.counter("weir_resolver_busy_total", "Questions refused because too many were under way.", float64(st.Busy))
+	e.counter("weir_resolver_failed_total", "Exchanges in which no upstream answered.", float64(st.Failed))
+	e.gauge("weir_resolver_inflight", "Exchanges under way.", float64(st.InFlight))
+	e.counters("weir_resolver_responses_ignored_total", "Upstream responses that were not used, by reason.", "reason",
+		series{"mismatched", st.Mismatched}, series{"malformed", st.Malformed}, series{"truncated", st.Truncated})
+	for _, u := range st.Upstreams {
+		healthy := 0.0
+		if u.Healthy {
+			healthy = 1
+		}
+		e.gauge("weir_upstream_healthy", "Whether the upstream is asked in its turn.", healthy, "upstream", u.Address)
+		e.counter("weir_upstream_queries_total", "Queries sent to the upstream.", float64(u.Queries), "upstream", u.Address)
+		e.counter("weir_upstream_failures_total", "Tries without a usable response.", float64(u.Failures), "upstream", u.Address)
+		e.gauge("weir_upstream_rtt_seconds", "Smoothed round-trip time.", u.RTT.Seconds(), "upstream", u.Address)
+	}
 }
