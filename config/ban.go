@@ -44,6 +44,10 @@ type listAt struct {
 // A ban of its own cannot have the id of a built-in one: what is cited under
 // the name of an official ban is the official ban.
 func (v value) banEntry() (blocklists.Ban, bool) {
+	if v.n.Kind == yaml.SequenceNode {
+		v.wrongType("the id of a built-in ban, or a mapping")
+		return blocklists.Ban{}, false
+	}
 	if !isMapping(v.n) {
 		id, ok := banID(v)
 		if !ok {
@@ -63,7 +67,7 @@ func (v value) banEntry() (blocklists.Ban, bool) {
 		return blocklists.Ban{ID: id}, true
 	case hasID && v.d.isBuiltIn(id):
 		ban, ok := v.builtInBan(id, at)
-		v.object(v.banFields(&ban))
+		v.object(banFields(&ban))
 		return ban, ok
 	case hasID && !lists && len(v.n.Content) == 2:
 		return v.builtInBan(id, at) // which says that there is no such ban
@@ -73,15 +77,13 @@ func (v value) banEntry() (blocklists.Ban, bool) {
 
 // bareID returns the id without reporting what is wrong with it.
 func (v value) bareID() (string, bool) {
-	if v.n.Kind != yaml.ScalarNode || !banIDForm.MatchString(v.n.Value) {
-		return "", false
-	}
-	return v.n.Value, true
+	id := strings.TrimSpace(v.n.Value)
+	return id, v.n.Kind == yaml.ScalarNode && banIDForm.MatchString(id)
 }
 
 func (v value) fullBan() (blocklists.Ban, bool) {
 	ban := blocklists.Ban{EDE: 15, Tiers: []blocklists.Tier{blocklists.TierExclusive}}
-	fs := v.banFields(&ban)
+	fs := banFields(&ban)
 	fs["lists"] = func(v value) {
 		lists, ok := listOf(value.list)(v)
 		if ok && len(lists) == 0 {
@@ -94,7 +96,7 @@ func (v value) fullBan() (blocklists.Ban, bool) {
 }
 
 // banFields are the keys of a ban, but for its lists.
-func (v value) banFields(b *blocklists.Ban) fields {
+func banFields(b *blocklists.Ban) fields {
 	return fields{
 		"id":            set(&b.ID, banID),
 		"title":         set(&b.Title, value.bilingual),

@@ -3,7 +3,10 @@
 //
 // All validation is here, and all of it is strict: an unknown key, a key given
 // twice, a value of the wrong type or out of range is an error with file, line
-// and column. Nothing is corrected silently, and no caller checks again. The
+// and column. Nothing is corrected silently, and no caller checks again. Of
+// YAML it takes the part that every reader reads alike: no anchors, aliases,
+// merge keys and tags, no octal or quoted numbers, no words for true and false
+// but these two. examples/full.yml shows every key. The
 // package opens the configuration file and bundle descriptions only; it reads
 // no list, resolves no name and binds no socket.
 package config

@@ -64,12 +64,12 @@ const (
 // of them.
 type collector struct {
 	errs    Errors
-	uncount int // errors that were not kept
+	dropped int // errors that were not kept
 }
 
 func (c *collector) add(e *Error) {
 	if len(c.errs) >= maxCollected {
-		c.uncount++
+		c.dropped++
 		return
 	}
 	c.errs = append(c.errs, e)
@@ -90,7 +90,7 @@ func (c *collector) result(file string) error {
 		return c.errs
 	}
 	first := c.errs[maxErrors]
-	more := len(c.errs) - maxErrors + c.uncount
+	more := len(c.errs) - maxErrors + c.dropped
 	msg := fmt.Sprintf("and %d more errors from here on", more)
 	if more == 1 {
 		msg = "and 1 more error here"

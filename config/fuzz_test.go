@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/weir-gateway/weir/blocklists"
 )
@@ -29,13 +31,14 @@ func FuzzConfig(f *testing.F) {
 			f.Add(data)
 		}
 	}
+	fsys := inMemory(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := Parse("dir/x.yml", data, bundles)
+		c, err := Parse("dir/x.yml", data, fsys)
 		if err != nil {
 			checkErrors(t, err)
 			return
 		}
-		again, err := Parse("dir/x.yml", slices.Clone(data), bundles)
+		again, err := Parse("dir/x.yml", slices.Clone(data), fsys)
 		if err != nil || !reflect.DeepEqual(c, again) {
 			t.Errorf("read again it is another: %v", err)
 		}
@@ -47,6 +50,23 @@ func FuzzConfig(f *testing.F) {
 			}
 		}
 	})
+}
+
+// inMemory returns the test bans without the cost of a disk.
+func inMemory(f *testing.F) fs.FS {
+	m := fstest.MapFS{}
+	err := fs.WalkDir(bundles, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := fs.ReadFile(bundles, name)
+		m[name] = &fstest.MapFile{Data: data}
+		return err
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	return m
 }
 
 func checkErrors(t *testing.T, err error) {
@@ -89,8 +109,8 @@ func checkDNS(t *testing.T, c *DNS) {
 			}
 		}
 		// What was made canonical is accepted as it is.
-		text := "dns: {listen: [], upstreams: ['" + strings.ReplaceAll(u.String(), "'", "''") + "']}"
-		again, err := Parse("x.yml", []byte(text), bundles)
+		text := "bans: []\ndns: {listen: [], upstreams: ['" + strings.ReplaceAll(u.String(), "'", "''") + "']}"
+		again, err := Parse("x.yml", []byte(text), nil)
 		if err != nil || !reflect.DeepEqual(again.DNS.Upstreams[0], u) {
 			t.Errorf("upstream %v: %v", u, err)
 		}

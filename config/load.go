@@ -117,3 +117,15 @@ func (d *decoder) config(c *Config, skip func(key string) bool) {
 	}
 	d.top().object(fs)
 }
+
+// check validates what needs more than one place of the file to be seen.
+func (d *decoder) check(c *Config) {
+	d.checkListeners(c)
+	d.checkUpstreams(&c.DNS)
+	d.checkBans(c)
+	d.checkRules("allow", c.Allow)
+	d.checkRules("protected", c.Protected)
+	bans := d.knownNames("bans", len(c.Bans), func(i int) string { return c.Bans[i].ID })
+	d.checkGroups(c, bans)
+	d.checkExemptions(c, bans)
+}

@@ -54,15 +54,3 @@ func (d *decoder) checkRules(key string, rules []blocklists.Rule) {
 		return rule.String()
 	})
 }
-
-// check validates what needs more than one place of the file to be seen.
-func (d *decoder) check(c *Config) {
-	d.checkListeners(c)
-	d.checkUpstreams(&c.DNS)
-	d.checkBans(c)
-	d.checkRules("allow", c.Allow)
-	d.checkRules("protected", c.Protected)
-	bans := d.knownNames("bans", len(c.Bans), func(i int) string { return c.Bans[i].ID })
-	d.checkGroups(c, bans)
-	d.checkExemptions(c, bans)
-}

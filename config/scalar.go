@@ -181,7 +181,6 @@ func (v value) time(days int) (time.Time, bool) {
 	var err error
 	if dateForm.MatchString(s) {
 		t, err = time.Parse(time.DateOnly, s)
-		t = t.AddDate(0, 0, days)
 	} else if noZoneForm.MatchString(s) {
 		v.fail("the time %s has no zone; end it with Z or with an offset such as -05:00", quote(s))
 		return time.Time{}, false
@@ -200,6 +199,9 @@ func (v value) time(days int) (time.Time, bool) {
 	if t.Year() < firstYear || t.Year() > lastYear {
 		v.fail("the year must lie from %d to %d, got %s", firstYear, lastYear, quote(s))
 		return time.Time{}, false
+	}
+	if dateForm.MatchString(s) {
+		t = t.AddDate(0, 0, days)
 	}
 	return t, true
 }

@@ -270,7 +270,7 @@ func cutAnchor(s string) anchored {
 	end := strings.IndexAny(rest, "^/|*?:&=,;%")
 	// An IPv6 address has colons, in brackets or not.
 	if i := strings.IndexAny(rest, "^/|"); i > 0 {
-		if _, err := netip.ParseAddr(strings.Trim(rest[:i], "[]")); err == nil {
+		if _, ok := literal(rest[:i]); ok {
 			end = i
 		}
 	}
@@ -343,8 +343,8 @@ func (p *parser) abpPath(rule blocklists.Rule, a anchored, tail, text string) {
 
 // abpRule gives out the rule for the host, which is a name or an address.
 func (p *parser) abpRule(rule blocklists.Rule, a anchored, text string) {
-	addr, err := netip.ParseAddr(strings.Trim(a.host, "[]"))
-	if err != nil || a.under {
+	addr, ok := literal(a.host)
+	if !ok || a.under {
 		p.nameRule(rule, a.host, a.offset)
 		return
 	}
@@ -354,4 +354,13 @@ func (p *parser) abpRule(rule blocklists.Rule, a anchored, text string) {
 	}
 	addr = addr.Unmap()
 	p.prefixRule(rule, netip.PrefixFrom(addr, addr.BitLen()), a.host, a.offset)
+}
+
+// literal returns the address that a host is, in brackets or not.
+func literal(host string) (netip.Addr, bool) {
+	if last := host[len(host)-1]; (last < '0' || last > '9') && !strings.Contains(host, ":") {
+		return netip.Addr{}, false // most hosts: the parser is slow to say so
+	}
+	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return addr, err == nil
 }

@@ -36,7 +36,7 @@ func Detect(sample []byte) (Format, error) {
 		if err := markup(text, line); err != nil && len(votes) == 0 {
 			return "", err
 		}
-		if bytes.IndexByte(text, 0) >= 0 {
+		if src.nul {
 			return "", binaryError(line)
 		}
 		if line == 1 && bytes.HasPrefix(text, []byte("[Adblock")) {

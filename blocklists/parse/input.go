@@ -57,25 +57,31 @@ func open(r io.Reader, limit int64) (*input, error) {
 	return in, nil
 }
 
-// A capped reader fails once more than the limit is read from it.
+// A capped reader fails once more than the limit is read from it. Its first
+// error is its last word: a buffer in front of it may ask again.
 type capped struct {
 	r     io.Reader
 	left  int64
 	limit int64
+	err   error
 }
 
 func (c *capped) Read(p []byte) (int, error) {
+	if c.err != nil {
+		return 0, c.err
+	}
 	// One byte more than is left, to tell a full input from one that is too large.
 	if int64(len(p)) > c.left+1 {
 		p = p[:c.left+1]
 	}
 	n, err := c.r.Read(p)
+	c.err = err
 	if int64(n) > c.left {
-		c.left = 0
-		return n - 1, &InputError{What: InputBytes, Msg: fmt.Sprintf("the list is larger than %d bytes: raise the limit if it is meant to be", c.limit)}
+		n = int(c.left)
+		c.err = &InputError{What: InputBytes, Msg: fmt.Sprintf("the list is larger than %d bytes: raise the limit if it is meant to be", c.limit)}
 	}
 	c.left -= int64(n)
-	return n, err
+	return n, c.err
 }
 
 func (c *capped) count() int64 { return c.limit - c.left }

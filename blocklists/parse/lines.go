@@ -19,6 +19,7 @@ type lines struct {
 	lf    int // the next LF at or after scan, or end; stale when below scan
 	eof   bool
 	err   error // of the reader, given out after the last line
+	nul   bool  // the last line has a NUL byte, be it behind the limit
 }
 
 // minBuffer keeps reads large where the limit is small.
@@ -57,6 +58,7 @@ func (l *lines) next() (line []byte, long bool, err error) {
 }
 
 func (l *lines) cut(line []byte) ([]byte, bool, error) {
+	l.nul = bytes.IndexByte(line, 0) >= 0
 	if len(line) > l.limit {
 		return line[:l.limit], true, nil
 	}
@@ -124,33 +126,25 @@ func (l *lines) fill() {
 // its end.
 func (l *lines) nextLong() ([]byte, bool, error) {
 	head := bytes.Clone(l.buf[l.pos : l.pos+l.limit])
-	if i := bytes.IndexByte(l.buf[l.pos:l.scan], 0); i >= l.limit {
-		head[0] = 0 // binary data beyond the limit is still binary data
-	}
+	l.nul = bytes.IndexByte(l.buf[l.pos:l.scan], 0) >= 0
 	for {
 		l.pos = l.scan
 		l.fill()
-		start := l.pos
 		n := l.find()
-		if n < 0 && l.eof {
-			n = l.end
+		done := n >= 0
+		if !done {
+			n = l.scan
 		}
-		seen := l.scan
-		if n >= 0 {
-			seen = n
-		}
-		if bytes.IndexByte(l.buf[start:seen], 0) >= 0 {
-			head[0] = 0
-		}
+		l.nul = l.nul || bytes.IndexByte(l.buf[l.pos:n], 0) >= 0
 		switch {
-		case n == l.end:
-			l.pos, l.scan = n, n
-			return head, true, nil
-		case n >= 0:
+		case done:
 			l.advance(n)
 			return head, true, nil
 		case l.err != nil:
 			return nil, false, l.err
+		case l.eof:
+			l.pos = n
+			return head, true, nil
 		}
 	}
 }

@@ -3,7 +3,6 @@ package parse
 import (
 	"errors"
 	"net/netip"
-	"strconv"
 	"strings"
 
 	"github.com/weir-gateway/weir/blocklists"
@@ -58,34 +57,34 @@ func notName(s string) Skip {
 }
 
 // isAddress reports whether s is an address, alone or with a port or a prefix
-// length.
+// length, or would be one if its numbers were in range.
 func isAddress(s string) bool {
 	numeric, _, _ := strings.Cut(s, "%") // before the zone
 	if strings.Trim(numeric, "0123456789abcdefABCDEF.:/[]") != "" {
 		return false // the parsers below are slow to say so
 	}
-	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
-		s = s[1 : len(s)-1]
+	if host, length, ok := strings.Cut(s, "/"); ok && isDigits(length) {
+		s = host
+	} else if i := strings.LastIndexByte(s, ':'); i > 0 && isDigits(s[i+1:]) && (s[i-1] == ']' || strings.Count(s, ":") == 1) {
+		s = s[:i]
 	}
-	if _, err := netip.ParseAddr(s); err == nil {
-		return true
+	if strings.Trim(s, "0123456789.") == "" {
+		return s != "" // in range or not
 	}
-	if _, err := netip.ParsePrefix(s); err == nil {
-		return true
+	if inner, ok := strings.CutPrefix(s, "["); ok {
+		s = strings.TrimSuffix(inner, "]")
 	}
-	_, err := netip.ParseAddrPort(s)
+	_, err := netip.ParseAddr(s)
 	return err == nil
 }
 
 // hasPort reports whether s ends in a colon and a number.
 func hasPort(s string) bool {
 	i := strings.LastIndexByte(s, ':')
-	if i <= 0 {
-		return false
-	}
-	_, err := strconv.ParseUint(s[i+1:], 10, 16)
-	return err == nil
+	return i > 0 && isDigits(s[i+1:])
 }
+
+func isDigits(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 
 // nameRule gives out a rule for the name at that offset of the line, or skips it.
 func (p *parser) nameRule(rule blocklists.Rule, s string, offset int) {

@@ -82,6 +82,9 @@ func (p *parser) run(r io.Reader) error {
 		if err != nil {
 			return readError(err, p.report.Lines+1)
 		}
+		if src.nul {
+			return binaryError(p.report.Lines + 1)
+		}
 		if err := p.next(raw, long); err != nil {
 			return err
 		}
@@ -113,9 +116,6 @@ func (p *parser) next(raw []byte, long bool) error {
 	}
 	p.report.Lines++
 	p.begin(p.report.Lines)
-	if bytes.IndexByte(raw, 0) >= 0 {
-		return binaryError(p.line)
-	}
 	// Lists are concatenated with the mark of the next file in the middle.
 	raw = bytes.TrimPrefix(raw, utf8BOM)
 	text, lead := trim(raw)

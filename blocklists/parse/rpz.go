@@ -112,11 +112,10 @@ func parseZone(p *parser, text string) {
 		p.replay(err)
 		return
 	}
-	lines, tokens := z.lines, z.tokens
-	p.resetRecord()
-	p.at(lines[0])
-	p.record(tokens, lines[0].column > 1, text)
-	p.report.Comments += len(lines) - 1
+	p.report.Comments += len(z.lines) - 1
+	p.at(z.lines[0])
+	p.record(z.tokens, p.column > 1, text)
+	z.reset()
 }
 
 // at makes that line the one that rules and skips are counted for.
@@ -125,16 +124,15 @@ func (p *parser) at(l heldLine) {
 	p.column = l.column
 }
 
-func (p *parser) resetRecord() {
-	z := &p.zone
-	z.lines, z.tokens, z.size, z.open = z.lines[:0:0], nil, 0, false
+func (z *zoneState) reset() {
+	z.lines, z.tokens, z.size, z.open = z.lines[:0], z.tokens[:0], 0, false
 }
 
 // replay skips the first of the lines that make no record and reads the others
 // again, each on its own. All but the last are settled: that is the caller's.
 func (p *parser) replay(err error) {
-	lines := p.zone.lines
-	p.resetRecord()
+	lines := slices.Clone(p.zone.lines)
+	p.zone.reset()
 	p.at(lines[0])
 	p.skip(0, SkipSyntax, lines[0].text, err)
 	for _, l := range lines[1:] {

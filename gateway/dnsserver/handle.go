@@ -168,7 +168,7 @@ func (d *decision) judgeLinks(snap *policy.Snapshot, q *question) {
 		d.Verdict, d.via, d.kind = v, link.String(), kindBlocked
 	case !v.Allowed():
 		d.Verdict, d.kind = v, kindFault
-	case d.Reason == policy.ReasonNoRule && v.Reason != policy.ReasonNoRule, d.Action == policy.Allow && v.Action == policy.Report:
+	case v.Action == policy.Report && d.Action != policy.Report:
 		// It passes, and the link is what the record should speak of.
 		d.Verdict, d.via = v, link.String()
 	}

@@ -446,7 +446,7 @@ func TestBlockedReplyFits(t *testing.T) {
 	label := strings.Repeat("a", 63)
 	rule := label + "." + label + "." + label + "." + label[:59]
 	list[0].rules = suffix(rule)
-	list[0].Title.EN = strings.Repeat("é", 300)
+	list[0].Title.EN, list[0].Reference = strings.Repeat("é", 300), strings.Repeat("ü", 300)
 	r := start(t, "", Options{})
 	r.store.Swap(snapshot(t, 9, list))
 	for _, name := range []string{rule, strings.ToUpper(rule), "B." + strings.ToUpper(rule)} {
@@ -468,7 +468,7 @@ func TestBlockedReplyFits(t *testing.T) {
 		if n > 512 || m.Truncated || m.Rcode != dns.RcodeNameError || len(m.Ns) != 1 {
 			t.Errorf("%s: %d bytes, %v; want NXDOMAIN with SOA within 512", name, n, &m)
 		}
-		if e := edeOf(&m); e == nil || !strings.HasPrefix(e.ExtraText, "é") || !strings.HasSuffix(e.ExtraText, "é…") {
+		if e := edeOf(&m); e == nil || !strings.HasPrefix(e.ExtraText, "é") || !strings.Contains(e.ExtraText, "é… (ü") || !strings.HasSuffix(e.ExtraText, "ü…") {
 			t.Errorf("%s: EDE %v, want a text cut between characters", name, e)
 		}
 	}

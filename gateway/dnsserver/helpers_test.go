@@ -299,7 +299,7 @@ func edns(m *dns.Msg, size uint16) *dns.Msg {
 // ask exchanges one message, over udp or tcp.
 func (r *rig) ask(tb testing.TB, network string, q *dns.Msg) *dns.Msg {
 	tb.Helper()
-	c := dns.Client{Net: network, Timeout: 5 * time.Second, UDPSize: 65535}
+	c := dns.Client{Net: network, Timeout: 10 * time.Second, UDPSize: 65535}
 	m, _, err := c.Exchange(q, r.addr)
 	if err != nil {
 		tb.Fatalf("%s over %s: %v", q.Question[0].String(), network, err)
@@ -366,9 +366,9 @@ func pack(tb testing.TB, m *dns.Msg) []byte {
 // eventually waits for a condition that other goroutines bring about.
 func eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			tb.Fatalf("not within 5 s: %s", what)
+			tb.Fatalf("not within 20 s: %s", what)
 		}
 	}
 }

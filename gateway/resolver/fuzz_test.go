@@ -12,7 +12,7 @@ import (
 // FuzzAnswer gives arbitrary bytes to the road of a response. Whatever comes
 // out can be written, ages and names only what may be judged.
 func FuzzAnswer(f *testing.F) {
-	const id = 0x1234
+	const id, questionLen = 0x1234, 17
 	k := key{name: "www.example.", qtype: dns.TypeHTTPS, qclass: dns.ClassINET, do: true}
 	for _, lines := range [][]string{
 		{"www.example. 60 IN HTTPS 1 svc.example. alpn=h3 ipv4hint=192.0.2.1 ipv6hint=2001:db8::1"},
@@ -27,14 +27,17 @@ func FuzzAnswer(f *testing.F) {
 		for _, s := range lines {
 			m.Answer = append(m.Answer, rr(f, s))
 		}
-		b := pack(f, m)
-		f.Add(b[headerLen:], byte(0x81), byte(0x80), byte(dns.TypeHTTPS))
-		f.Add(b[headerLen:], byte(0x81), byte(0x83), byte(dns.TypeA))
+		b := pack(f, m)[headerLen+questionLen:]
+		n := byte(len(lines))
+		f.Add(b, byte(0x81), byte(0x80), byte(dns.TypeHTTPS), n, byte(0), byte(1))
+		f.Add(b, byte(0x81), byte(0x83), byte(dns.TypeA), n-1, byte(1), byte(1))
 	}
-	f.Fuzz(func(t *testing.T, body []byte, flags, code, qtype byte) {
+	f.Fuzz(func(t *testing.T, body []byte, flags, code, qtype, an, ns, ar byte) {
 		k := k
 		k.qtype = uint16(qtype)
-		raw := append([]byte{id >> 8, id & 0xff, flags, code, 0, 1, 0, 2, 0, 0, 0, 1}, body...)
+		raw := []byte{id >> 8, id & 0xff, flags, code, 0, 1, 0, an, 0, ns, 0, ar}
+		raw = append(raw, "\x03wWw\x07example\x00\x00"+string([]byte{qtype})+"\x00\x01"...)
+		raw = append(raw, body...)
 		m, err := parse(raw, id, k)
 		if err != nil {
 			if m != nil {
@@ -62,9 +65,9 @@ func FuzzAnswer(f *testing.F) {
 			t.Fatalf("cached for %v", a.life)
 		}
 		clk.move(a.life + time.Second)
-		for _, rr := range a.Reply(q).Answer {
-			if rr.Header().Ttl > maxTTL {
-				t.Fatalf("aged record: %s", rr)
+		for i, rr := range a.Reply(q).Answer {
+			if before := now.Answer[i].Header().Ttl; rr.Header().Ttl > before || before > maxTTL {
+				t.Fatalf("TTL %d, then: %s", before, rr)
 			}
 		}
 	})

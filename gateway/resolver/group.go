@@ -72,53 +72,57 @@ func (g *group) forward(ctx context.Context, k key) (*dns.Msg, error) {
 	if err != nil {
 		return nil, err
 	}
-	ups = order(ups, g.b.now())
-	var last *dns.Msg
-	var failed error
+	var said *dns.Msg
 	for range rounds {
-		var silent []*upstream
-		for _, u := range ups {
-			m, err := u.ask(ctx, k)
-			switch {
-			case err == nil && answers(m):
-				return m, nil
-			case err == nil:
-				last = m
-			default:
-				failed = fmt.Errorf("%s: %w", u.address, err)
-				silent = append(silent, u)
-			}
-			if ctx.Err() != nil {
-				break
-			}
+		var m *dns.Msg
+		m, ups, err = g.round(ctx, k, ups)
+		if m != nil && answers(m) {
+			return m, nil
 		}
-		if ups = silent; len(ups) == 0 || ctx.Err() != nil {
+		if m != nil {
+			said = m
+		}
+		if len(ups) == 0 || ctx.Err() != nil {
 			break
 		}
 	}
-	if last != nil {
-		return last, nil
+	if said != nil {
+		return said, nil
 	}
-	return nil, failed
+	return nil, err
 }
 
-// order puts upstreams that are backing off behind the others. One whose time
-// is over gets one question in its old place, as a probe; until that has an
-// outcome, it stays behind for all others.
-func order(ups []*upstream, now time.Time) []*upstream {
-	first := make([]*upstream, 0, len(ups))
-	var behind []*upstream
-	for _, u := range ups {
-		if u.ready(now) {
-			first = append(first, u)
-		} else {
-			behind = append(behind, u)
+// round asks each upstream once, until one answers; those that are backing off
+// come last. It returns the last response, those that did not respond, and why.
+func (g *group) round(ctx context.Context, k key, ups []*upstream) (last *dns.Msg, silent []*upstream, failed error) {
+	n := len(ups)
+	ups = ups[:n:n]
+	for i := 0; i < len(ups) && (i == 0 || ctx.Err() == nil); i++ {
+		u := ups[i]
+		if i < n && !u.claim(g.b.now()) {
+			ups = append(ups, u)
+			continue
+		}
+		m, err := u.ask(ctx, k)
+		if err != nil {
+			failed = fmt.Errorf("%s: %w", u.address, err)
+			silent = append(silent, u)
+			continue
+		}
+		if last = m; answers(m) {
+			return m, nil, nil
 		}
 	}
-	return append(first, behind...)
+	if failed == nil && last == nil {
+		failed = ctx.Err()
+	}
+	return last, silent, failed
 }
 
-func (u *upstream) ready(now time.Time) bool {
+// claim reports whether the upstream may be asked in its place. One whose
+// back-off is over gets one question there, as a probe; until that has an
+// outcome, the others ask it last.
+func (u *upstream) claim(now time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.backoff == 0 {
@@ -238,7 +242,7 @@ func (g *group) stats() []UpstreamStats {
 	out := make([]UpstreamStats, 0, len(ups))
 	for _, u := range ups {
 		u.mu.Lock()
-		out = append(out, UpstreamStats{Address: u.address, Healthy: u.backoff == 0,
+		out = append(out, UpstreamStats{Address: u.address, Healthy: u.backoff == 0 || !g.b.now().Before(u.until),
 			Queries: u.queries, Failures: u.failures, RTT: u.rtt})
 		u.mu.Unlock()
 	}

@@ -21,6 +21,7 @@ const mediaType = "application/dns-message"
 type httpsTransport struct {
 	url    string
 	client *http.Client
+	count  *counters
 }
 
 func newHTTPS(b *builder, e *endpoint, u *url.URL) *httpsTransport {
@@ -29,7 +30,7 @@ func newHTTPS(b *builder, e *endpoint, u *url.URL) *httpsTransport {
 		to.Path = "/dns-query"
 	}
 	to.Fragment = ""
-	return &httpsTransport{url: to.String(), client: &http.Client{
+	return &httpsTransport{url: to.String(), count: b.count, client: &http.Client{
 		Transport: b.newTransport(e),
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse
@@ -61,7 +62,11 @@ func (t *httpsTransport) exchange(ctx context.Context, k key, edns bool) (*dns.M
 		return nil, orDone(ctx, unwrapURL(err))
 	}
 	defer func() { _ = resp.Body.Close() }()
-	return readHTTP(ctx, resp, k)
+	m, err := readHTTP(ctx, resp, k)
+	if errors.Is(err, errMismatch) {
+		t.count.mismatched.Add(1)
+	}
+	return m, err
 }
 
 func readHTTP(ctx context.Context, resp *http.Response, k key) (*dns.Msg, error) {

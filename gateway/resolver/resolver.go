@@ -43,6 +43,7 @@ const (
 	defaultTimeout  = 5 * time.Second
 	defaultTry      = 2 * time.Second
 	defaultInFlight = 1024
+	maxInFlight     = 32768
 )
 
 // Options are what a Resolver is made of. The zero Options forward to the
@@ -62,7 +63,8 @@ type Options struct {
 	CacheEntries int           // 0: no cache
 	Timeout      time.Duration // for a whole question; 0: 5 s. A try takes 2/5 of it, 2 s at the most
 	// MaxInFlight bounds the exchanges with upstreams under way, and so the
-	// sockets; equal questions share one. 0: 1024.
+	// sockets; equal questions share one. 0: 1024. More than 32768 count as
+	// that, because one connection tells 65536 questions apart.
 	MaxInFlight int
 	TLSConfig   *tls.Config // nil: system roots. Its ServerName is not used
 	Log         *slog.Logger
@@ -120,6 +122,7 @@ func newResolver(opts Options, now clock, port uint16) (*Resolver, error) {
 	if opts.MaxInFlight <= 0 {
 		opts.MaxInFlight = defaultInFlight
 	}
+	opts.MaxInFlight = min(opts.MaxInFlight, maxInFlight)
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}

@@ -30,7 +30,7 @@ type Stats struct {
 // UpstreamStats are the counters of one upstream.
 type UpstreamStats struct {
 	Address  string // as a URL
-	Healthy  bool   // false while it is asked last because it failed
+	Healthy  bool   // false while it is asked after the others, because it failed
 	Queries  uint64
 	Failures uint64        // tries without a usable response
 	RTT      time.Duration // smoothed; 0 before the first response
