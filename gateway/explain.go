@@ -110,50 +110,68 @@ func (e *Explainer) Explain(ctx context.Context, s string, device netip.Addr, no
 	if t.url != nil {
 		x.Kind = "url"
 	}
-	var via resolver.Link
+	var asked answers
 	if t.name != "" && !onDNS.Blocked() && !onProxy.Blocked() {
-		if v, link, ok := e.answers(ctx, x, sub, t.name, now); ok && (v.Blocked() || v.Action == policy.Report && onDNS.Action != policy.Report) {
-			onDNS, onProxy, via = v, v, link
-		}
+		asked = e.ask(ctx, x, t.name)
 	} else if t.name != "" {
 		x.Answers.Note = "not asked, the target itself is blocked"
 	}
+	dnsVia, qtype := asked.judge(snap, sub, &onDNS, now, questionTypes...)
+	// The proxy connects to what these lead to, whatever other types say.
+	proxyVia, _ := asked.judge(snap, sub, &onProxy, now, dns.TypeA, dns.TypeAAAA)
 	x.Blocked = onDNS.Blocked() || onProxy.Blocked()
-	x.DNS = e.explained(&onDNS, via, dnsEffect(&onDNS, t))
-	x.Proxy = e.explained(&onProxy, via, proxyEffect(&onProxy, t))
+	x.DNS = e.explained(&onDNS, dnsVia, dnsEffect(&onDNS, t)+qtype)
+	x.Proxy = e.explained(&onProxy, proxyVia, proxyEffect(&onProxy, t))
 	return x, nil
 }
 
-// answers asks for the name as a device would and judges what comes back.
-func (e *Explainer) answers(ctx context.Context, x *Explanation, sub policy.Subject, name string, now time.Time) (policy.Verdict, resolver.Link, bool) {
+// questionTypes are what a device asks for before it connects.
+var questionTypes = []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS}
+
+// answers are the links of the answers to a name's questions, by type.
+type answers map[uint16][]resolver.Link
+
+// ask asks for the name as a device would.
+func (e *Explainer) ask(ctx context.Context, x *Explanation, name string) answers {
 	if !e.Resolve {
 		x.Answers.Note = "not asked"
-		return policy.Verdict{}, resolver.Link{}, false
+		return nil
 	}
 	r, err := newResolver(e.cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		x.Answers.Note = err.Error()
-		return policy.Verdict{}, resolver.Link{}, false
+		return nil
 	}
 	defer func() { _ = r.Close() }()
 	ctx, cancel := context.WithTimeout(ctx, e.Timeout)
 	defer cancel()
-	var links []resolver.Link
-	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS} {
-		q := new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype)
-		a, err := r.Resolve(ctx, q)
+	all := answers{}
+	for _, qtype := range questionTypes {
+		a, err := r.Resolve(ctx, new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype))
 		if err != nil {
 			x.Answers.Note = fmt.Sprintf("%s: %v", dns.TypeToString[qtype], err)
-			break
+			return all
 		}
-		x.Answers.Checked = true
-		links = append(links, a.Links()...)
+		all[qtype] = a.Links()
+		for _, l := range all[qtype] {
+			x.Answers.Links = append(x.Answers.Links, l.String())
+		}
 	}
-	for _, l := range links {
-		x.Answers.Links = append(x.Answers.Links, l.String())
+	x.Answers.Checked = true
+	return all
+}
+
+// judge puts the answers of those types to policy. Where one of them decides,
+// its verdict replaces v, and its link and for which questions are returned.
+func (a answers) judge(s *policy.Snapshot, sub policy.Subject, v *policy.Verdict, now time.Time, qtypes ...uint16) (via resolver.Link, questions string) {
+	for _, qtype := range qtypes {
+		lv, link := resolver.Judge(s, sub, a[qtype], now)
+		if v.Blocked() || lv.Action <= v.Action {
+			continue // Action is in the order of severity, once something is decided
+		}
+		*v, via, questions = lv, link, " to "+dns.TypeToString[qtype]+" questions"
 	}
-	v, link := resolver.Judge(e.set.snapshot, sub, links, now)
-	return v, link, true
+	return via, questions
 }
 
 func (e *Explainer) explained(v *policy.Verdict, via resolver.Link, effect string) Explained {

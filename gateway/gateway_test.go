@@ -339,18 +339,19 @@ func TestExplainThroughAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, tt := range []struct{ target, via, ban string }{
-		{"cname.example.org", "CNAME cdn.wechat.com", "wechat"},
-		{"addr.example.org", "A 43.130.30.240", "wechat"},
-		{"svcb.example.org", "www.tiktok.com", "tiktok"},
-		{"hint.example.org", "43.130.30.240", "wechat"},
-		{"good.example.org", "", ""},
+	for _, tt := range []struct{ target, via, ban, proxy string }{
+		{"cname.example.org", "CNAME cdn.wechat.com", "wechat", "wechat"},
+		{"addr.example.org", "A 43.130.30.240", "wechat", "wechat"},
+		// The proxy never asks for HTTPS records.
+		{"svcb.example.org", "HTTPS www.tiktok.com", "tiktok", ""},
+		{"hint.example.org", "HTTPS ipv4hint 43.130.30.240", "wechat", ""},
+		{"good.example.org", "", "", ""},
 	} {
 		x, err := e.Explain(t.Context(), tt.target, netip.Addr{}, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if x.Blocked != (tt.ban != "") || x.DNS.Ban != tt.ban || x.Proxy.Ban != tt.ban || !strings.Contains(x.DNS.Via, tt.via) || !x.Answers.Checked {
+		if x.Blocked != (tt.ban != "") || x.DNS.Ban != tt.ban || x.Proxy.Ban != tt.proxy || x.DNS.Via != tt.via || !x.Answers.Checked {
 			t.Errorf("%s: %+v", tt.target, x)
 		}
 	}

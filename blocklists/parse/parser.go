@@ -76,7 +76,7 @@ func (p *parser) run(r io.Reader) error {
 	for !p.stopped {
 		raw, long, err := src.next()
 		p.report.Bytes = in.bytes.count()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

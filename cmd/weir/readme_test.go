@@ -117,7 +117,8 @@ func serveExample(t *testing.T, root, command string) {
 	t.Cleanup(func() {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
 		select {
-		case <-done:
+		case err := <-done:
+			t.Logf("$ %s: %v", command, err)
 		case <-time.After(20 * time.Second):
 			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 			t.Errorf("$ %s does not stop:\n%s", command, log.String())

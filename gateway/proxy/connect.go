@@ -18,35 +18,33 @@ func (s *Server) serveConnect(w http.ResponseWriter, g *gate, x *exchange) {
 	// sending side.
 	ctx := context.Background()
 	if d := x.admit(ctx); d != nil {
-		s.denyConnect(w, g, x, d)
+		s.denyText(w, g, x, d)
 		return
 	}
 	f := s.begin(ctx, x, true)
 	if f == nil {
-		s.denyConnect(w, g, x, tooManyTunnels())
+		s.denyText(w, g, x, tooManyTunnels())
 		return
 	}
 	defer s.end(f)
 	if d := x.confirm(); d != nil {
-		s.denyConnect(w, g, x, d)
+		s.denyText(w, g, x, d)
 		return
 	}
 	origin, err := s.dial(f.ctx, x.target.addrs, x.request.port)
 	if err != nil {
-		s.denyConnect(w, g, x, x.dialDenial(f, err))
+		s.denyText(w, g, x, x.dialDenial(f, err))
 		return
 	}
-	client, early, err := hijack(w, g)
-	if err == nil {
-		_, err = client.Write([]byte("HTTP/1.1 200 Connection established\r\n\r\n"))
-	}
+	early, err := hijack(w, g)
 	if err != nil {
 		_ = origin.Close()
 		_ = g.Close()
 		s.stats.failed.Add(1)
 		return
 	}
-	s.runTunnel(f, g, origin, early, nil, http.StatusOK)
+	s.runTunnel(f, g, origin, opening{status: http.StatusOK, fromClient: early,
+		head: []byte("HTTP/1.1 200 Connection established\r\n\r\n")})
 }
 
 func tooManyTunnels() *denial {
@@ -65,36 +63,41 @@ func (x *exchange) dialDenial(f *flow, err error) *denial {
 
 // hijack takes the client's connection from net/http, with everything that was
 // received after the head.
-func hijack(w http.ResponseWriter, g *gate) (*net.TCPConn, []byte, error) {
+func hijack(w http.ResponseWriter, g *gate) (early []byte, err error) {
 	_, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	early, err := rw.Reader.Peek(rw.Reader.Buffered())
+	early, err = rw.Reader.Peek(rw.Reader.Buffered())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	early = append([]byte(nil), early...)
-	client, rest := g.release()
-	if err := client.SetDeadline(time.Time{}); err != nil {
-		return nil, nil, err
-	}
-	return client, append(early, rest...), nil
+	return append(early, g.release()...), g.TCPConn.SetDeadline(time.Time{})
 }
 
-// runTunnel runs a tunnel to its end, with a record of its beginning and one
-// of its end.
-func (s *Server) runTunnel(f *flow, g *gate, origin *net.TCPConn, fromClient, fromOrigin []byte, status int) {
+// An opening is what a tunnel begins with: the response to the client, and the
+// bytes that came after a head on either connection.
+type opening struct {
+	status                       int
+	head, fromClient, fromOrigin []byte
+}
+
+// runTunnel answers the client and runs a tunnel to its end, with a record of
+// its beginning and one of its end.
+func (s *Server) runTunnel(f *flow, g *gate, origin *net.TCPConn, begin opening) {
 	t := &tunnel{client: g.TCPConn, origin: origin, idle: s.opts.TunnelIdle, opened: time.Now(),
 		close: func() { _ = origin.Close(); _ = g.Close() }}
 	x := f.x
-	opened := x.record(nil, strconv.Itoa(status))
+	opened := x.record(nil, strconv.Itoa(begin.status))
 	opened.Event = "open"
 	s.opts.Audit.Put(opened)
 	s.stats.tunnelsOpened.Add(1)
-	s.stats.tunnels.Add(1)
-	why := t.run(f, fromClient, fromOrigin)
-	s.stats.tunnels.Add(-1)
+	why := endBroken
+	if _, err := t.client.Write(begin.head); err == nil {
+		why = t.run(f, begin.fromClient, begin.fromOrigin)
+	}
+	t.close()
 	s.countEnd(why, t)
 	if c := (*cut)(nil); errors.As(context.Cause(f.ctx), &c) {
 		x.verdict, x.via = c.verdict, c.via
@@ -118,8 +121,8 @@ func (s *Server) countEnd(why ending, t *tunnel) {
 	}
 }
 
-// denyConnect answers with status, Proxy-Status and one line, and closes.
-func (s *Server) denyConnect(w http.ResponseWriter, g *gate, x *exchange, d *denial) {
+// denyText answers with status, Proxy-Status and one line, and closes.
+func (s *Server) denyText(w http.ResponseWriter, g *gate, x *exchange, d *denial) {
 	x.count(d)
 	s.opts.Audit.Put(x.record(d, strconv.Itoa(d.status)))
 	g.abandon()

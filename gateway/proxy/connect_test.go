@@ -273,11 +273,11 @@ func TestNoPolicy(t *testing.T) {
 
 func TestTunnelIdle(t *testing.T) {
 	o := rawOrigin(t, echo)
-	h := start(t, []uint16{o.port}, func(o *Options) { o.TunnelIdle = 400 * time.Millisecond })
+	h := start(t, []uint16{o.port}, func(o *Options) { o.TunnelIdle = time.Second })
 	c := h.connect(fmt.Sprintf("ok.example:%d", o.port), "")
 	begin := time.Now()
-	for range 4 { // a trickle keeps it open
-		time.Sleep(200 * time.Millisecond)
+	for range 5 { // a trickle keeps it open
+		time.Sleep(300 * time.Millisecond)
 		c.send("x")
 		if _, err := c.br.ReadByte(); err != nil {
 			t.Fatalf("after %v: %v", time.Since(begin), err)

@@ -10,8 +10,12 @@ import (
 	"time"
 )
 
-// errProhibited is returned where an address may not be reached.
-var errProhibited = errors.New("destination address is prohibited")
+var (
+	// errProhibited is returned where an address may not be reached.
+	errProhibited = errors.New("destination address is prohibited")
+	// errDial marks every error of connecting, apart from those that come later.
+	errDial = errors.New("connecting")
+)
 
 const (
 	maxAttempts  = 8                      // addresses of one name that are tried
@@ -55,7 +59,7 @@ func (s *Server) dial(ctx context.Context, addrs []netip.Addr, port uint16) (*ne
 			if first == nil {
 				first = errProhibited // no address at all
 			}
-			return nil, first
+			return nil, fmt.Errorf("%w: %w", errDial, first)
 		}
 	}
 }

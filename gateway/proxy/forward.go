@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/elazarl/goproxy"
@@ -29,6 +30,7 @@ type forwarder struct {
 	server    *Server
 	proxy     *goproxy.ProxyHttpServer
 	transport *http.Transport
+	once      atomic.Uint64 // makes pool keys that are used once
 }
 
 func newForwarder(s *Server) *forwarder {
@@ -72,16 +74,19 @@ func (fw *forwarder) close() { fw.transport.CloseIdleConnections() }
 
 // A forward is an exchange that goproxy carries.
 type forward struct {
-	fw    *forwarder
-	x     *exchange
-	flow  *flow
-	w     *forwardWriter
-	stall *stall
+	fw      *forwarder
+	x       *exchange
+	flow    *flow
+	w       *forwardWriter
+	stall   *stall
+	content *watchedBody // of the request, nil for none
+	conn    *originConn  // the last that the transport chose
 
-	mu      sync.Mutex // until the response is there, interim responses use w too
-	began   bool       // the response is there
-	denied  *denial    // what was sent instead of a response
-	bodyErr error      // the response's content broke off
+	mu       sync.Mutex // until the response is there, interim responses use w too
+	began    bool       // the response is there
+	denied   *denial    // what was sent instead of a response
+	bodyErr  error      // the response's content broke off
+	interims int
 }
 
 type forwardKey struct{}
@@ -101,7 +106,14 @@ func (fw *forwarder) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, nil
+	return &originConn{TCPConn: c}, nil
+}
+
+func (fo *forward) gotConn(info httptrace.GotConnInfo) {
+	if c, ok := info.Conn.(*originConn); ok {
+		c.arm()
+		fo.conn = c
+	}
 }
 
 // poolKey stands for the origin in the transport's pool. It is made of the
@@ -154,16 +166,24 @@ func (fw *forwarder) serve(w http.ResponseWriter, r *http.Request, g *gate, f *f
 	fo.stall = newStall(f, fw.server.opts.StallTimeout)
 	defer fo.stall.stop()
 	ctx := context.WithValue(f.ctx, forwardKey{}, fo)
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: fo.interim})
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: fo.interim, GotConn: fo.gotConn})
 	out := f.x.outgoing(r.WithContext(ctx))
-	var content *watchedBody
 	if r.ContentLength != 0 {
-		content = fo.stall.body(r.Body, nil)
-		out.Body = content
+		fo.content = fo.stall.body(r.Body, nil)
+		if r.Header.Get("Expect") != "" {
+			fo.content.first = fo.sendContinue
+		}
+		out.Body = fo.content
 	}
 	out.URL.Host = f.x.poolKey()
+	if !replayable(r) {
+		// A pooled connection may be at its end, and then only what can be sent
+		// twice survives. The rest goes over a connection of its own.
+		out.URL.Host = "once" + strconv.FormatUint(fw.once.Add(1), 10) + "-" + out.URL.Host
+		out.Close = true
+	}
 	fw.proxy.ServeHTTP(fo.w, out)
-	if content != nil && !content.ended.Load() {
+	if fo.content != nil && !fo.content.ended.Load() {
 		g.abandon() // the origin did not want the rest
 	}
 	switch {
@@ -175,6 +195,16 @@ func (fw *forwarder) serve(w http.ResponseWriter, r *http.Request, g *gate, f *f
 	}
 }
 
+// replayable reports whether the transport may send the request again over
+// another connection (RFC 9110, section 9.2.2).
+func replayable(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return r.ContentLength == 0
+	}
+	return false
+}
+
 // outgoing returns the request as the origin is to see it (RFC 9110, section
 // 7.6): the target's host as Host, the path exactly as it was sent, end-to-end
 // fields only, and Via.
@@ -183,10 +213,11 @@ func (x *exchange) outgoing(r *http.Request) *http.Request {
 	out := r.Clone(r.Context())
 	out.RequestURI = ""
 	out.Close = false
+	out.Trailer = r.Trailer // filled in while the content is read
 	out.Host = q.authority()
 	out.URL = targetURL(q)
 	trailers := hasToken(r.Header["Te"], "trailers")
-	removeHopByHop(out.Header)
+	removeHopByHop(out.Header, r.Header["Connection"])
 	if trailers {
 		// Ours again, for the next hop (RFC 9110, section 10.1.4).
 		out.Header["Te"], out.Header["Connection"] = []string{"trailers"}, []string{"TE"}
@@ -223,8 +254,8 @@ var hopByHop = []string{
 	"Proxy-Authenticate", "Proxy-Authorization", "Proxy-Authentication-Info",
 }
 
-func removeHopByHop(h http.Header) {
-	for _, v := range h["Connection"] {
+func removeHopByHop(h http.Header, connection []string) {
+	for _, v := range connection {
 		for name := range strings.SplitSeq(v, ",") {
 			h.Del(strings.Trim(name, " \t"))
 		}
@@ -245,6 +276,9 @@ func (fo *forward) roundTrip(r *http.Request) (*http.Response, error) {
 		_ = resp.Body.Close()
 		err = errors.New("protocol switch that nobody asked for")
 	}
+	if err != nil && fo.content != nil && fo.content.broke.Load() {
+		err = errClient // whatever the transport says about what came of it
+	}
 	if err != nil {
 		fo.denied = fo.x.failure(fo.flow, err)
 		fo.w.discard = true
@@ -254,14 +288,14 @@ func (fo *forward) roundTrip(r *http.Request) (*http.Response, error) {
 	s.stats.forwarded.Add(1)
 	s.opts.Audit.Put(fo.x.record(nil, strconv.Itoa(resp.StatusCode)))
 	fo.w.stream = resp.ContentLength < 0
-	fo.x.incoming(resp)
+	fo.x.incoming(resp, fo.conn.options())
 	resp.Body = fo.stall.body(resp.Body, &fo.bodyErr)
 	return resp, nil
 }
 
 // incoming makes the response what the client is to see.
-func (x *exchange) incoming(resp *http.Response) {
-	removeHopByHop(resp.Header)
+func (x *exchange) incoming(resp *http.Response, connection []string) {
+	removeHopByHop(resp.Header, connection)
 	resp.Header.Add("Via", strconv.Itoa(resp.ProtoMajor)+"."+strconv.Itoa(resp.ProtoMinor)+" "+x.server.pseudonym)
 	if _, ok := resp.Header["Content-Type"]; !ok {
 		resp.Header["Content-Type"] = nil // net/http would guess one
@@ -279,22 +313,42 @@ func (x *exchange) failure(f *flow, err error) *denial {
 		return x.verdictDenial()
 	case errors.Is(cause, errStalled):
 		err = cause
+	case errors.Is(err, errProhibited):
+		if d := x.confirm(); d != nil {
+			return d // the policy changed in the last moment
+		}
 	case err.Error() == "http: server closed idle connection":
 		err = io.EOF // net/http does not export its own
 	}
 	return originDenial(err)
 }
 
-// interim passes an interim response on (RFC 9110, section 15.2). 100 is not
-// passed on here: reading the request's content sends it.
+// sendContinue is called when the transport wants the content of a client that
+// waits for 100: the origin has sent it, or says nothing. It is sent from here
+// because net/http would send it in the midst of another interim response.
+func (fo *forward) sendContinue() {
+	fo.mu.Lock()
+	defer fo.mu.Unlock()
+	if !fo.began {
+		fo.w.ResponseWriter.WriteHeader(http.StatusContinue)
+	}
+}
+
+// maxInterim bounds the interim responses of an exchange.
+const maxInterim = 32
+
+// interim passes an interim response on (RFC 9110, section 15.2), but for 100.
 func (fo *forward) interim(code int, header textproto.MIMEHeader) error {
 	fo.mu.Lock()
 	defer fo.mu.Unlock()
+	if fo.interims++; fo.interims > maxInterim {
+		return errors.New("too many interim responses")
+	}
 	if fo.began || code == http.StatusContinue || fo.x.request.minor == 0 {
 		return nil
 	}
 	h := http.Header(header).Clone()
-	removeHopByHop(h)
+	removeHopByHop(h, h["Connection"])
 	dst := fo.w.Header()
 	clear(dst)
 	for k, v := range h {

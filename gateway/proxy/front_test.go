@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -10,10 +11,8 @@ import (
 	"github.com/weir-gateway/weir/blocklists"
 )
 
-// spellings are ways to write banned names, banned addresses and addresses that
-// nobody may reach. Each must end in a refusal and reach nothing.
-var spellings = []string{
-	// The banned name.
+// bannedNames are ways to write a banned name, or to hide it.
+var bannedNames = []string{
 	"tiktok.com", "TIKTOK.COM", "TikTok.com.", "www.tiktok.com", "a.b.c.tiktok.com", "tiktok.com..", ".tiktok.com",
 	"www..tiktok.com", "[tiktok.com]", "[www.tiktok.com]", "[tiktok.com", "tiktok.com]", "tiktok%2ecom", "tiktok%2Ecom",
 	"%74iktok.com", "tiktok.com%00", "tiktok.com%2f", "tiktok。com", "tiktok．com", "tiktok｡com", "ｔｉｋｔｏｋ.com",
@@ -22,6 +21,11 @@ var spellings = []string{
 	"tiktok.com\x7f", "tiktok.com\t", "tiktok.com#", "tiktok.com#.ok.example", "tiktok.com;", "tiktok.com,ok.example",
 	"tik\u00adtok.com", "tik\u200btok.com", "tik_tok.com:", "tiktok.com%25", "xn--.tiktok.com", "tiktok.com\xff", "\xe3\x80tiktok.com",
 	strings.Repeat("a", 64) + ".tiktok.com", strings.Repeat("a.", 130) + "tiktok.com",
+}
+
+// spellings are ways to write banned names, banned addresses and addresses that
+// nobody may reach. Each must end in a refusal and reach nothing.
+var spellings = append([]string{
 	// A banned address: 93.184.216.34.
 	"93.184.216.34", "93.184.216.34.", "1572395042", "0x5db8d822", "0X5DB8D822", "0135.0270.0330.042", "93.184.55330", "93.12113954",
 	"0x5d.0xb8.0xd8.0x22", "0x5d.184.0330.34", "[::ffff:93.184.216.34]", "[::ffff:5db8:d822]", "[0:0:0:0:0:ffff:93.184.216.34]",
@@ -38,9 +42,32 @@ var spellings = []string{
 	"[127.0.0.1]", "[::1", "localhost", "localhost.", "LOCALHOST",
 	// Nothing at all.
 	"", ".", "..", " ", "%", "*", "@", "/", "?", "a b", "-", "_",
+}, bannedNames...)
+
+// With the origin's network allowed, only the ban and the front stand between
+// a banned name, or a banned address, and the origin.
+func TestBannedSpellings(t *testing.T) {
+	o := httpOrigin(t, func(http.ResponseWriter, *http.Request) {})
+	h := start(t, []uint16{o.port}, nil)
+	addrs := []string{"127.0.0.66", "127.66", "127.0.66", "0x7f000042", "2130706498", "0177.0.0.0102", "017700000102", "127.0.0.66.",
+		"[::ffff:127.0.0.66]", "[::ffff:7f00:42]", "[64:ff9b::7f00:42]", "[2002:7f00:42::1]", "[::127.0.0.66]", "１２７.0.0.66"}
+	for _, host := range append(addrs, bannedNames...) {
+		for _, head := range []string{"CONNECT %[1]s:%[2]d HTTP/1.1\r\n\r\n", "GET http://%[1]s:%[2]d/ HTTP/1.0\r\n\r\n"} {
+			c := dialRaw(t, h.addr)
+			c.send(fmt.Sprintf(head, host, o.port))
+			resp, _ := c.response(http.MethodGet)
+			if resp.StatusCode != 400 && (resp.StatusCode != 403 || !strings.Contains(resp.Header.Get("Proxy-Status"), "TikTok")) {
+				t.Errorf("%q: %s %s", fmt.Sprintf(head, host, o.port), resp.Status, resp.Header.Get("Proxy-Status"))
+			}
+			_ = c.Close()
+		}
+	}
+	if o.accepted() != 0 {
+		t.Errorf("the origin saw %d connections", o.accepted())
+	}
 }
 
-// without tests what is refused without any network being allowed.
+// Without any network being allowed.
 func TestSpellings(t *testing.T) {
 	o := listenOrigin(t)
 	h := start(t, []uint16{o.port}, func(o *Options) { o.AllowNetworks = nil })
@@ -252,7 +279,7 @@ func TestGateOneByteAtATime(t *testing.T) {
 // Requests hidden in content stay content; chunks that are not quite chunks
 // end the connection.
 func TestGateSmuggling(t *testing.T) {
-	o := httpOrigin(t, func(w http.ResponseWriter, r *http.Request) {})
+	o := httpOrigin(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
 	h := start(t, []uint16{o.port}, nil)
 	head := fmt.Sprintf("POST http://ok.example:%[1]d/ HTTP/1.1\r\nHost: ok.example:%[1]d\r\nTransfer-Encoding: chunked\r\n\r\n", o.port)
 	hidden := fmt.Sprintf("GET http://ok.example:%[1]d/hidden HTTP/1.1\r\nHost: ok.example:%[1]d\r\n\r\n", o.port)

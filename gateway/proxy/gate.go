@@ -98,14 +98,10 @@ func (g *gate) Read(p []byte) (int, error) {
 		case phaseHead:
 			err = g.readHead()
 		case phaseLength:
-			if g.r == g.w && int64(len(p)) >= g.remain/2 || len(p) >= 4<<10 && g.r == g.w {
+			if g.r == g.w {
 				return g.readContent(p)
 			}
-			err = g.approve(func(b []byte) (int, bool, error) {
-				n := min(int64(len(b)), g.remain)
-				g.remain -= n
-				return int(n), g.remain == 0, nil
-			})
+			err = g.approve(g.advanceLength)
 		case phaseChunked:
 			err = g.approve(g.chunks.advance)
 		case phaseRaw:
@@ -131,6 +127,12 @@ func (g *gate) readContent(p []byte) (int, error) {
 		g.startHead()
 	}
 	return n, err
+}
+
+func (g *gate) advanceLength(b []byte) (n int, done bool, err error) {
+	n = int(min(int64(len(b)), g.remain))
+	g.remain -= int64(n)
+	return n, g.remain == 0, nil
 }
 
 // approve passes on what of the buffer is content.
@@ -179,7 +181,7 @@ func (g *gate) readHead() error {
 		case g.headTimedOut(err):
 			g.refuse(&refusal{status: http.StatusRequestTimeout, text: "request head took too long"})
 			return nil
-		case err == io.EOF && g.busy.Load():
+		case errors.Is(err, io.EOF) && g.busy.Load():
 			return g.waitHalfClosed()
 		default:
 			return err
@@ -208,7 +210,10 @@ func (g *gate) findHead() (int, *refusal) {
 		g.r += 2 // empty lines before a request line are skipped, section 2.2
 	}
 	b := g.buf[g.r:g.w]
-	if len(b) > 0 && b[0] != '\r' && !isTokenByte(b[0]) {
+	switch {
+	case len(b) == 1 && b[0] == '\r':
+		return 0, nil // an empty line whose end is still to come
+	case len(b) > 0 && b[0] != '\r' && !isTokenByte(b[0]):
 		return 0, refuse("this is not HTTP")
 	}
 	for ; g.scan < len(b); g.scan++ {
@@ -290,11 +295,11 @@ func (g *gate) fill() error {
 	return err
 }
 
-// release gives up the gate for a tunnel: the bare connection, and what was
-// received after the head.
-func (g *gate) release() (*net.TCPConn, []byte) {
+// release gives up the gate for a tunnel, with what was received after the head
+// and not passed on.
+func (g *gate) release() []byte {
 	early := append([]byte(nil), g.out...)
-	return g.TCPConn, append(early, g.buf[g.r:g.w]...)
+	return append(early, g.buf[g.r:g.w]...)
 }
 
 // limit sets how long the gate itself waits for the next byte; 0 for ever.

@@ -28,9 +28,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{server: s, sub: policy.Subject{Addr: g.device}, request: q, start: time.Now()}
 	switch {
 	case s.looped(r.Header):
-		s.stats.denied.Add(1)
-		g.abandon()
-		writeDenial(w, &denial{http.StatusLoopDetected, "proxy_loop_detected", "the request came through this proxy before", ""})
+		s.denyText(w, g, x, &denial{http.StatusLoopDetected, "proxy_loop_detected", "the request came through this proxy before", "loop"})
 	case q.connect():
 		s.serveConnect(w, g, x)
 	case q.method == http.MethodTrace || q.method == http.MethodOptions:

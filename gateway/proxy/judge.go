@@ -46,6 +46,9 @@ type denial struct {
 	reason string // of the audit record, where it is not the verdict's
 }
 
+// undecided is the proxy error type of a request without a verdict.
+const undecided = "proxy_internal_error"
+
 func newPseudonym() string {
 	var b [6]byte
 	_, _ = rand.Read(b[:]) // never fails
@@ -127,8 +130,13 @@ func kind(q *request) string {
 // resolve finds the addresses. Links are judged also where there is none.
 func (x *exchange) resolve(ctx context.Context) *denial {
 	q := x.request
-	if q.host.Addr.IsValid() {
+	switch name := q.host.Name; {
+	case name == "":
 		x.target.addrs = []netip.Addr{q.host.Addr}
+		return nil
+	case name == "localhost" || strings.HasSuffix(name, ".localhost"):
+		// Never a question for others (RFC 6761, section 6.3).
+		x.target.addrs = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, x.server.opts.ResolveTimeout)
@@ -171,11 +179,11 @@ func (x *exchange) verdictDenial() *denial {
 	case v.Blocked():
 		text := "blocked by rule " + v.RuleID()
 		if v.Ban != nil {
-			text = fmt.Sprintf("blocked: %s, ordered by %s, rule %s", v.Ban.Title.EN, v.Ban.Authority.EN, v.RuleID())
+			text = fmt.Sprintf("blocked: %s; authority: %s; rule: %s", v.Ban.Title.EN, v.Ban.Authority.EN, v.RuleID())
 		}
 		return &denial{http.StatusForbidden, "http_request_denied", text, ""}
 	case !v.Allowed():
-		return &denial{http.StatusServiceUnavailable, "proxy_internal_error", "no policy is in force", "no policy"}
+		return &denial{http.StatusServiceUnavailable, undecided, "no policy is in force", "no policy"}
 	}
 	return nil
 }
@@ -229,7 +237,7 @@ func (x *exchange) record(d *denial, result string) audit.Record {
 	}
 	if d != nil && d.reason != "" {
 		r.Reason = d.reason
-		if x.verdict.Allowed() {
+		if d.err != undecided {
 			r.Action = policy.Block.String()
 		}
 	}
@@ -242,7 +250,7 @@ func (x *exchange) count(d *denial) {
 	switch {
 	case x.verdict.Blocked():
 		c.blocked.Add(1)
-	case !x.verdict.Allowed() && d.err == "proxy_internal_error":
+	case d.err == undecided:
 		c.undecided.Add(1)
 	case d.reason != "":
 		c.denied.Add(1)

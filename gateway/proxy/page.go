@@ -76,15 +76,15 @@ func both(t *blocklists.Text, en, fr string) {
 // where a ban holds it back, and then the connection stays if nothing of the
 // request is left unread; else with one line, and the connection ends.
 func (s *Server) denyPlain(w http.ResponseWriter, r *http.Request, g *gate, x *exchange, d *denial) {
+	if !x.verdict.Blocked() {
+		s.denyText(w, g, x, d)
+		return
+	}
 	x.count(d)
 	s.opts.Audit.Put(x.record(d, strconv.Itoa(d.status)))
-	keep := r.ContentLength == 0 && !x.request.upgrade && x.verdict.Blocked()
+	keep := r.ContentLength == 0 && !x.request.upgrade
 	if !keep {
 		g.abandon()
-	}
-	if !x.verdict.Blocked() {
-		writeDenial(w, d)
-		return
 	}
 	body := x.page()
 	h := w.Header()

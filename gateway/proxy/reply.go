@@ -52,7 +52,6 @@ func writeDenial(w http.ResponseWriter, d *denial) {
 // originDenial says what went wrong with an origin in the words of RFC 9209,
 // section 2.3; the error itself is not for clients.
 func originDenial(err error) *denial {
-	var timeout net.Error
 	switch {
 	case errors.Is(err, errProhibited):
 		return &denial{http.StatusForbidden, "destination_ip_prohibited", "the destination address may not be reached", "special address"}
@@ -62,13 +61,18 @@ func originDenial(err error) *denial {
 		return &denial{http.StatusBadGateway, "connection_refused", "the origin refuses connections", ""}
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
 		return &denial{http.StatusBadGateway, "destination_ip_unroutable", "the origin cannot be reached", ""}
-	case errors.Is(err, errStalled):
+	case isTimeout(err) && errors.Is(err, errDial):
+		return &denial{http.StatusGatewayTimeout, "connection_timeout", "the origin did not accept a connection in time", ""}
+	case isTimeout(err):
 		return &denial{http.StatusGatewayTimeout, "http_response_timeout", "the origin did not answer in time", ""}
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
-		errors.Is(err, syscall.ETIMEDOUT), errors.As(err, &timeout) && timeout.Timeout():
-		return &denial{http.StatusGatewayTimeout, "connection_timeout", "the origin did not answer in time", ""}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return &denial{http.StatusBadGateway, "connection_terminated", "the origin closed the connection without an answer", ""}
 	}
 	return &denial{http.StatusBadGateway, "http_protocol_error", "the origin's answer is not understood", ""}
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.Is(err, errStalled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) ||
+		errors.Is(err, syscall.ETIMEDOUT) || errors.As(err, &timeout) && timeout.Timeout()
 }

@@ -112,7 +112,7 @@ func Listen(opts Options) (*Server, error) {
 	s := &Server{opts: opts, pseudonym: newPseudonym()}
 	admit := newAdmission(opts.MaxConns, opts.MaxConnsPerClient, &s.stats)
 	for _, a := range opts.Listen {
-		l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(a))
+		l, err := net.ListenTCP(network(a), net.TCPAddrFromAddrPort(a))
 		if err != nil {
 			s.closeListeners()
 			return nil, fmt.Errorf("proxy listener %s: %w", a, err)
@@ -125,6 +125,15 @@ func Listen(opts Options) (*Server, error) {
 	s.forwarder = newForwarder(s)
 	s.http = s.newHTTPServer()
 	return s, nil
+}
+
+// network is that of the address's own family, so that 0.0.0.0 and [::] stand
+// beside each other, as on the DNS plane.
+func network(a netip.AddrPort) string {
+	if a.Addr().Unmap().Is4() {
+		return "tcp4"
+	}
+	return "tcp6"
 }
 
 // Addrs returns the addresses of the listeners, in the order of the options.
@@ -182,7 +191,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	s.shutdown()
 	for ; running > 0; running-- {
-		<-failed
+		err = errors.Join(err, <-failed)
 	}
 	return err
 }

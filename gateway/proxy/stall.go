@@ -38,10 +38,16 @@ type watchedBody struct {
 	io.ReadCloser
 	stall *stall
 	kept  *error
+	first func()      // called before the first Read, nil for nothing
 	ended atomic.Bool // the end was read
+	broke atomic.Bool // an error was read
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
+	if first := b.first; first != nil {
+		b.first = nil
+		first()
+	}
 	n, err := b.ReadCloser.Read(p)
 	if n > 0 {
 		b.stall.timer.Reset(b.stall.limit)
@@ -53,7 +59,16 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	case b.kept != nil:
 		*b.kept = err
 	default:
-		err = errors.Join(errClient, err)
+		b.broke.Store(true)
 	}
 	return n, err
+}
+
+// Close implements io.Closer. That of a request's content is left to net/http,
+// after the handler: it would wait here for what the client may never send.
+func (b *watchedBody) Close() error {
+	if b.kept == nil {
+		return nil
+	}
+	return b.ReadCloser.Close()
 }

@@ -3,7 +3,7 @@ package proxy
 import "sync/atomic"
 
 // Stats are the counters of a Server since Listen; Conns and Tunnels are how
-// many are open now.
+// many are open, or about to be, now.
 type Stats struct {
 	Conns           int64 // client connections that are open
 	Accepted        uint64
@@ -27,7 +27,7 @@ type Stats struct {
 }
 
 type counters struct {
-	conns, tunnels                                      atomic.Int64
+	conns                                               atomic.Int64
 	accepted, refusedConns, requests, malformed         atomic.Uint64
 	blocked, denied, undecided, failed, forwarded       atomic.Uint64
 	tunnelsOpened, refusedTunnels                       atomic.Uint64
@@ -49,7 +49,7 @@ func (s *Server) Stats() Stats {
 		Undecided:       c.undecided.Load(),
 		Failed:          c.failed.Load(),
 		Forwarded:       c.forwarded.Load(),
-		Tunnels:         c.tunnels.Load(),
+		Tunnels:         int64(s.flows.openTunnels()),
 		TunnelsOpened:   c.tunnelsOpened.Load(),
 		RefusedTunnels:  c.refusedTunnels.Load(),
 		CutByPolicy:     c.cutByPolicy.Load(),

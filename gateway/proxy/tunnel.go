@@ -92,6 +92,12 @@ func (s *Server) end(f *flow) {
 	}
 }
 
+func (f *flows) openTunnels() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.tunnels
+}
+
 func (f *flows) all() []*flow {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -244,7 +250,7 @@ func (t *tunnel) copyAll(dst, src *net.TCPConn, early []byte, n *atomic.Int64) e
 				return err
 			}
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -59,13 +59,16 @@ func (s *Server) handshake(f *flow, origin *net.TCPConn, r *http.Request) (*http
 	if err := out.Write(origin); err != nil {
 		return nil, nil, err
 	}
-	limited := &io.LimitedReader{R: origin, N: s.forwarder.transport.MaxResponseHeaderBytes}
+	conn := &originConn{TCPConn: origin}
+	conn.arm()
+	limited := &io.LimitedReader{R: conn, N: s.forwarder.transport.MaxResponseHeaderBytes}
 	br := bufio.NewReader(limited)
 	for {
 		resp, err := http.ReadResponse(br, out)
 		if err != nil {
 			return nil, nil, err
 		}
+		resp.Header["Connection"] = conn.options()
 		switch code := resp.StatusCode; {
 		case code == http.StatusSwitchingProtocols && !hasToken(resp.Header["Upgrade"], "websocket"):
 			return nil, nil, errors.New("switch to another protocol than asked for")
@@ -82,7 +85,7 @@ func (s *Server) handshake(f *flow, origin *net.TCPConn, r *http.Request) (*http
 func (s *Server) declined(w http.ResponseWriter, g *gate, x *exchange, resp *http.Response) {
 	s.stats.forwarded.Add(1)
 	s.opts.Audit.Put(x.record(nil, strconv.Itoa(resp.StatusCode)))
-	x.incoming(resp)
+	x.incoming(resp, resp.Header["Connection"])
 	h := w.Header()
 	maps.Copy(h, resp.Header)
 	h.Set("Connection", "close")
@@ -97,11 +100,7 @@ func (s *Server) declined(w http.ResponseWriter, g *gate, x *exchange, resp *htt
 
 // switchProtocols sends the client the 101 and runs the tunnel.
 func (s *Server) switchProtocols(w http.ResponseWriter, g *gate, f *flow, origin *net.TCPConn, resp *http.Response, fromOrigin []byte) error {
-	client, early, err := hijack(w, g)
-	if err != nil {
-		return err
-	}
-	f.x.incoming(resp)
+	f.x.incoming(resp, resp.Header["Connection"])
 	delete(resp.Header, "Content-Type")
 	var head bytes.Buffer
 	head.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n")
@@ -109,9 +108,10 @@ func (s *Server) switchProtocols(w http.ResponseWriter, g *gate, f *flow, origin
 		return err
 	}
 	head.WriteString("\r\n")
-	if _, err := client.Write(head.Bytes()); err != nil {
+	early, err := hijack(w, g)
+	if err != nil {
 		return err
 	}
-	s.runTunnel(f, g, origin, early, fromOrigin, http.StatusSwitchingProtocols)
+	s.runTunnel(f, g, origin, opening{status: http.StatusSwitchingProtocols, head: head.Bytes(), fromClient: early, fromOrigin: fromOrigin})
 	return nil
 }

@@ -107,8 +107,11 @@ func serve(t testing.TB, s *dns.Server) {
 	t.Helper()
 	started := make(chan struct{})
 	s.NotifyStartedFunc = func() { close(started) }
-	done := make(chan error, 1)
-	go func() { done <- s.ActivateAndServe() }()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.ActivateAndServe() // ends with the shutdown
+	}()
 	<-started
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)

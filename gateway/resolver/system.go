@@ -78,11 +78,11 @@ func (s *system) reread() error {
 	if err != nil {
 		return err
 	}
-	if st := (stamp{info.ModTime(), info.Size()}); st == s.stamp {
+	st := stamp{info.ModTime(), info.Size()}
+	if st == s.stamp {
 		return nil
-	} else {
-		s.stamp = st
 	}
+	s.stamp = st
 	found, err := nameservers(f, s.port)
 	if err != nil {
 		return err
