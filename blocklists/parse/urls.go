@@ -54,7 +54,7 @@ var (
 // of a path, so its last segment is not complete, and is not taken for a dot
 // segment. Patterns that no canonical path could match are none.
 func canonicalPattern(path string) (string, bool) {
-	if hasDots(path) {
+	if isReduced(path) {
 		return "", false
 	}
 	// A byte that is neither "." nor "/" nor hexadecimal keeps the last segment
@@ -63,8 +63,9 @@ func canonicalPattern(path string) (string, bool) {
 	return strings.TrimSuffix(blocklists.CanonicalPath(path+guard), guard), true
 }
 
-// hasDots reports whether a complete segment of the path is "." or "..".
-func hasDots(path string) bool {
+// isReduced reports whether a complete segment of the path is "." or "..", or
+// whether it is a run of slashes: its canonical form would be every path.
+func isReduced(path string) bool {
 	path, _, _ = strings.Cut(path, "?")
-	return strings.Contains(path, "/./") || strings.Contains(path, "/../")
+	return strings.Contains(path, "/./") || strings.Contains(path, "/../") || len(path) > 1 && strings.Trim(path, "/") == ""
 }
