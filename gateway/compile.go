@@ -125,7 +125,7 @@ func (c *compiler) bans() error {
 			}
 			pl := policy.List{Name: l.Name, Role: policy.RoleBan, Ban: i, Signal: l.Signal, Answer: l.Answer}
 			if err := c.load(st, pl); err != nil {
-				return fmt.Errorf("ban %s: %w", ban.ID, err)
+				return c.cfg.At(l.Source, fmt.Errorf("ban %s: %w", ban.ID, err))
 			}
 		}
 	}

@@ -4,7 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/miekg/dns"
@@ -12,6 +17,7 @@ import (
 	"github.com/weir-gateway/weir/blocklists"
 	"github.com/weir-gateway/weir/config"
 	"github.com/weir-gateway/weir/gateway/policy"
+	"github.com/weir-gateway/weir/gateway/proxy"
 	"github.com/weir-gateway/weir/gateway/resolver"
 )
 
@@ -34,9 +40,12 @@ type Explanation struct {
 
 // Explained is the verdict on one plane with its evidence.
 type Explained struct {
-	Action    string     `json:"action"`
-	Reason    string     `json:"reason"`
-	Effect    string     `json:"effect"`        // what the device sees
+	Action string `json:"action"`
+	Reason string `json:"reason"`
+	Effect string `json:"effect"` // what the device sees
+	// Refused is why the proxy refuses what no ban holds back: its port, or an
+	// address that it does not connect to.
+	Refused   string     `json:"refused,omitempty"`
 	Via       string     `json:"via,omitempty"` // the link of an answer that decided
 	Ban       string     `json:"ban,omitempty"`
 	Title     string     `json:"title,omitempty"`
@@ -56,7 +65,7 @@ type Explained struct {
 // AnswerCheck says whether the answers to a name's questions were judged too.
 type AnswerCheck struct {
 	Checked bool     `json:"checked"`
-	Note    string   `json:"note,omitempty"` // why not
+	Note    string   `json:"note,omitempty"` // why not, or which answers say that there is nothing
 	Links   []string `json:"links,omitempty"`
 }
 
@@ -85,7 +94,7 @@ func (e *Explainer) Lists() []ListStatus { return e.set.lists }
 // Explain says what would happen to a name, URL or address that the device
 // asks for at that time.
 func (e *Explainer) Explain(ctx context.Context, s string, device netip.Addr, now time.Time) (*Explanation, error) {
-	t, err := parseTarget(s)
+	t, err := parseAuthority(s)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +131,66 @@ func (e *Explainer) Explain(ctx context.Context, s string, device netip.Addr, no
 	x.Blocked = onDNS.Blocked() || onProxy.Blocked()
 	x.DNS = e.explained(&onDNS, dnsVia, dnsEffect(&onDNS, t)+qtype)
 	x.Proxy = e.explained(&onProxy, proxyVia, proxyEffect(&onProxy, t))
+	if !onProxy.Blocked() {
+		if x.Proxy.Refused = e.refused(t, asked); x.Proxy.Refused != "" {
+			x.Proxy.Effect = "403 all the same: " + x.Proxy.Refused
+		}
+	}
 	return x, nil
+}
+
+// parseAuthority is parseTarget that also takes the host and port of a CONNECT
+// request, which is how it stands in the records of other programs.
+func parseAuthority(s string) (target, error) {
+	if host, port, err := net.SplitHostPort(s); err == nil && !strings.Contains(s, "/") {
+		if t, err := parseTarget(host); err == nil && t.url == nil {
+			n, err := strconv.ParseUint(port, 10, 16)
+			if err != nil || n == 0 {
+				return target{}, fmt.Errorf("%q: port %q is not a number from 1 to 65535", s, port)
+			}
+			t.url = &url.URL{Scheme: "https", Host: s}
+			return t, nil
+		}
+	}
+	return parseTarget(s)
+}
+
+// refused says why the proxy refuses the target whatever the bans say, as far
+// as it can be known without a connection; empty for what it forwards.
+func (e *Explainer) refused(t target, asked answers) string {
+	rules := &e.cfg.Proxy
+	if t.url != nil && t.url.Scheme == "http" && !mayReach(rules.HTTPPorts, t.url, 80) {
+		return "its port is none of proxy.http_ports"
+	}
+	if t.url != nil && t.url.Scheme == "https" && !mayReach(rules.ConnectPorts, t.url, 443) {
+		return "its port is none of proxy.connect_ports"
+	}
+	addrs := []netip.Addr{t.addr}
+	if t.name != "" {
+		addrs = asked.addrs()
+	}
+	why := ""
+	for _, a := range addrs {
+		if why = proxy.Prohibited(a, rules.AllowNetworks); why == "" {
+			return ""
+		}
+	}
+	if why != "" {
+		why = "the address may not be reached: " + why
+	}
+	return why
+}
+
+// mayReach reports whether the URL's port, or that of its scheme, is permitted.
+func mayReach(permitted []uint16, u *url.URL, port uint16) bool {
+	if s := u.Port(); s != "" {
+		n, err := strconv.ParseUint(s, 10, 16)
+		if err != nil {
+			return false
+		}
+		port = uint16(n)
+	}
+	return slices.Contains(permitted, port)
 }
 
 // questionTypes are what a device asks for before it connects.
@@ -146,6 +214,7 @@ func (e *Explainer) ask(ctx context.Context, x *Explanation, name string) answer
 	ctx, cancel := context.WithTimeout(ctx, e.Timeout)
 	defer cancel()
 	all := answers{}
+	var notes []string
 	for _, qtype := range questionTypes {
 		a, err := r.Resolve(ctx, new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype))
 		if err != nil {
@@ -153,12 +222,28 @@ func (e *Explainer) ask(ctx context.Context, x *Explanation, name string) answer
 			return all
 		}
 		all[qtype] = a.Links()
+		if rcode := a.Rcode(); rcode != dns.RcodeSuccess {
+			notes = append(notes, dns.TypeToString[qtype]+": "+dns.RcodeToString[rcode])
+		}
 		for _, l := range all[qtype] {
 			x.Answers.Links = append(x.Answers.Links, l.String())
 		}
 	}
-	x.Answers.Checked = true
+	x.Answers.Checked, x.Answers.Note = true, strings.Join(notes, ", ")
 	return all
+}
+
+// addrs are the addresses that the name leads to.
+func (a answers) addrs() []netip.Addr {
+	var addrs []netip.Addr
+	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
+		for _, l := range a[qtype] {
+			if l.Addr.IsValid() {
+				addrs = append(addrs, l.Addr)
+			}
+		}
+	}
+	return addrs
 }
 
 // judge puts the answers of those types to policy. Where one of them decides,
@@ -216,7 +301,7 @@ func dnsEffect(v *policy.Verdict, t target) string {
 			blocklists.NXDOMAIN: "NXDOMAIN", blocklists.NODATA: "no data", blocklists.Null: "0.0.0.0 and ::",
 			blocklists.Refused: "REFUSED", blocklists.Drop: "no answer", blocklists.Addresses: "the configured addresses",
 		}[v.Answer.Mode]
-		if v.Ban != nil && v.Ban.EDE != 0 {
+		if v.Ban != nil && v.Ban.EDE != 0 && v.Answer.Mode != blocklists.Drop {
 			return fmt.Sprintf("%s, EDE %d (%s)", s, v.Ban.EDE, dns.ExtendedErrorCodeToString[v.Ban.EDE])
 		}
 		return s

@@ -139,7 +139,7 @@ func (g *Gateway) bind() error {
 			Audit: sink, Log: g.log, Drain: drain,
 		})
 		if err != nil {
-			return err
+			return listenError("dns.listen", err)
 		}
 	}
 	if g.cfg.Admin.Listen.IsValid() {
@@ -148,7 +148,7 @@ func (g *Gateway) bind() error {
 			Status: func() any { return g.Status() }, Log: g.log,
 		})
 		if err != nil {
-			return err
+			return listenError("admin.listen", err)
 		}
 	}
 	if len(g.cfg.Proxy.Listen) > 0 {
@@ -158,8 +158,11 @@ func (g *Gateway) bind() error {
 			ConnectPorts: p.ConnectPorts, HTTPPorts: p.HTTPPorts, AllowNetworks: p.AllowNetworks,
 			Self: g.ownAddrs(), Drain: drain,
 		})
+		if err != nil {
+			return listenError("proxy.listen", err)
+		}
 	}
-	return err
+	return nil
 }
 
 // ownAddrs are the gateway's own listeners, which the proxy must not reach.

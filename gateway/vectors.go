@@ -21,7 +21,7 @@ func (c *compiler) checkVectors(set *blocklists.Set) error {
 			continue
 		}
 		if err := c.checkBan(set, i, ban); err != nil {
-			return fmt.Errorf("ban %s: vectors %s: %w", ban.ID, ban.Vectors, err)
+			return c.cfg.At(ban.Vectors, fmt.Errorf("ban %s: vectors %s: %w", ban.ID, ban.Vectors, err))
 		}
 	}
 	return nil
@@ -47,7 +47,7 @@ func (c *compiler) checkBan(set *blocklists.Set, index int, ban *blocklists.Ban)
 			return fmt.Errorf("line %d: %w", line, err)
 		}
 		if blocked := c.banBlocks(ms, index); blocked != v.block {
-			return fmt.Errorf("line %d: %s: the ban's lists say blocked=%t", line, scan.Text(), blocked)
+			return fmt.Errorf("line %d: %s: with the tiers %v, the ban's lists say blocked=%t", line, scan.Text(), ban.Tiers, blocked)
 		}
 	}
 	return scan.Err()

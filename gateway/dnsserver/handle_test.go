@@ -115,6 +115,24 @@ func TestExtendedErrorCodes(t *testing.T) {
 	}
 }
 
+// What an official reference looks like is in the text whole; one that is too
+// long is not in it at all.
+func TestReferenceIsWhole(t *testing.T) {
+	official := "https://www.example.gc.example/en/treasury-board-secretariat/news/2023/10/" + strings.Repeat("a-ban-on-", 12) + "devices.html"
+	list := bans()[:2]
+	list[0].Reference, list[1].Reference = official, official+strings.Repeat("x", maxText)
+	r := start(t, zones, Options{})
+	r.store.Swap(snapshot(t, 9, list))
+	for name, want := range map[string]string{
+		"wechat.com":    "WeChat on government devices (" + official + ")",
+		"kaspersky.com": "Kaspersky",
+	} {
+		if e := edeOf(r.ask(t, "udp", edns(query(name, dns.TypeA), 512))); e == nil || e.ExtraText != want {
+			t.Errorf("%s: EDE %v, want %q", name, e, want)
+		}
+	}
+}
+
 func TestModes(t *testing.T) {
 	r := start(t, zones, Options{BlockTTL: 7 * time.Second})
 	for _, tc := range []struct {
@@ -269,18 +287,9 @@ func TestReport(t *testing.T) {
 }
 
 func TestExemptionOfSubject(t *testing.T) {
-	list := bans()
-	var b blocklists.Builder
-	if err := b.Add(0, list[0].rules[0]); err != nil {
-		t.Fatal(err)
-	}
-	snap, err := policy.NewSnapshot(policy.Spec{
-		Generation: 3, Set: b.Build(), Lists: []policy.List{{Name: "l", Ban: 0}}, Bans: []*blocklists.Ban{&list[0].Ban},
-		Exemptions: []policy.Exemption{{ID: "EX-1", Ban: "wechat", Device: netip.MustParsePrefix("127.0.0.1/32"), Until: time.Now().Add(time.Hour)}},
+	snap := snapshotWith(t, bans()[:1], policy.Exemption{
+		ID: "EX-1", Ban: "wechat", Device: netip.MustParsePrefix("127.0.0.1/32"), Until: time.Now().Add(time.Hour),
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	r := start(t, zones, Options{})
 	r.store.Swap(snap)
 	if m := r.ask(t, "udp", query("x.wechat.com", dns.TypeA)); m.Rcode != dns.RcodeSuccess || len(m.Answer) != 1 {
@@ -290,6 +299,48 @@ func TestExemptionOfSubject(t *testing.T) {
 	if len(recs) != 1 || recs[0].Exemption != "EX-1" || recs[0].Reason != "exemption" || recs[0].Device.String() != "127.0.0.1" || recs[0].Generation != 3 {
 		t.Errorf("audit %+v, want the exemption", recs)
 	}
+}
+
+// No client keeps an answer for longer than the permission for it: until the
+// exemption ends, or the ban takes effect.
+func TestPermissionLimitsTTL(t *testing.T) {
+	list := bans()[:2]
+	list[1].Effective = time.Now().Add(40 * time.Second)
+	snap := snapshotWith(t, list, policy.Exemption{
+		ID: "EX-1", Ban: "wechat", Device: netip.MustParsePrefix("127.0.0.1/32"), Until: time.Now().Add(20 * time.Second),
+	})
+	r := start(t, zones, Options{})
+	r.store.Swap(snap)
+	for _, tc := range []struct {
+		name     string
+		min, max uint32
+	}{{"x.wechat.com", 1, 20}, {"x.kaspersky.com", 21, 40}, {"fresh.example", 290, 300}} {
+		for _, label := range []string{"fetched", "cached"} {
+			m := r.ask(t, "udp", query(tc.name, dns.TypeA))
+			if len(m.Answer) != 1 || m.Answer[0].Header().Ttl < tc.min || m.Answer[0].Header().Ttl > tc.max {
+				t.Errorf("%s %s: %v, want a TTL from %d to %d", label, tc.name, m.Answer, tc.min, tc.max)
+			}
+		}
+	}
+}
+
+func snapshotWith(t *testing.T, list []testBan, ex ...policy.Exemption) *policy.Snapshot {
+	t.Helper()
+	spec := policy.Spec{Generation: 3, Exemptions: ex}
+	var b blocklists.Builder
+	for i := range list {
+		if err := b.Add(i, list[i].rules[0]); err != nil {
+			t.Fatal(err)
+		}
+		spec.Lists = append(spec.Lists, policy.List{Name: list[i].ID, Ban: i})
+		spec.Bans = append(spec.Bans, &list[i].Ban)
+	}
+	spec.Set = b.Build()
+	snap, err := policy.NewSnapshot(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return snap
 }
 
 func TestProtocol(t *testing.T) {
@@ -446,7 +497,7 @@ func TestBlockedReplyFits(t *testing.T) {
 	label := strings.Repeat("a", 63)
 	rule := label + "." + label + "." + label + "." + label[:59]
 	list[0].rules = suffix(rule)
-	list[0].Title.EN, list[0].Reference = strings.Repeat("é", 300), strings.Repeat("ü", 300)
+	list[0].Title.EN, list[0].Reference = strings.Repeat("é", 300), strings.Repeat("ü", 90)
 	r := start(t, "", Options{})
 	r.store.Swap(snapshot(t, 9, list))
 	for _, name := range []string{rule, strings.ToUpper(rule), "B." + strings.ToUpper(rule)} {

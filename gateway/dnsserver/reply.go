@@ -3,13 +3,16 @@ package dnsserver
 import (
 	"context"
 	"errors"
+	"math"
 	"net/netip"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/miekg/dns"
 
 	"github.com/weir-gateway/weir/blocklists"
+	"github.com/weir-gateway/weir/gateway/policy"
 	"github.com/weir-gateway/weir/gateway/resolver"
 )
 
@@ -17,10 +20,11 @@ const (
 	// maxUDP is the longest reply over UDP, and the size that replies announce:
 	// it crosses every usual path in one piece (RFC 9715, section 3.1).
 	maxUDP = 1232
-	// maxText bounds what EXTRA-TEXT says of a ban, and maxVia what it says of
-	// a link, so that a blocked reply fits into 512 octets with all but the
-	// longest names (RFC 8914, section 3).
-	maxText, maxVia = 200, 100
+	// maxTitle and maxText bound what EXTRA-TEXT says of a ban, and maxVia what
+	// it says of a link, so that a blocked reply fits into 512 octets with all
+	// but the longest names (RFC 8914, section 3). Official addresses are long:
+	// with less room they would be left out.
+	maxTitle, maxText, maxVia = 100, 300, 100
 	// anyTTL is the TTL of the answer to ANY.
 	anyTTL = 3600
 )
@@ -70,6 +74,7 @@ func (c *core) build(dst []byte, q *question, d *decision) []byte {
 		if m.Rcode == dns.RcodeServerFailure {
 			e = ede(dns.ExtendedErrorCodeOther, "the upstream resolver has no answer")
 		}
+		d.limitTTL(m)
 		return c.pack(dst, q, m, e)
 	case kindAny:
 		m := newReply(q, dns.RcodeSuccess)
@@ -90,13 +95,35 @@ func (c *core) build(dst []byte, q *question, d *decision) []byte {
 	return c.failure(dst, q, dns.RcodeServerFailure, ede(dns.ExtendedErrorCodeOther, ""))
 }
 
+// limitTTL keeps the client from using an answer for longer than it may: until
+// the exemption that let it through ends, or the ban takes effect.
+func (d *decision) limitTTL(m *dns.Msg) {
+	var end time.Time
+	switch {
+	case d.Reason == policy.ReasonExemption && d.Exemption != nil:
+		end = d.Exemption.Until
+	case d.Reason == policy.ReasonNotYet && d.Ban != nil:
+		end = d.Ban.Effective
+	default:
+		return
+	}
+	left := uint32(min(max(end.Sub(d.now)/time.Second, 0), math.MaxInt32))
+	for _, rrs := range [][]dns.RR{m.Answer, m.Ns} {
+		for _, rr := range rrs {
+			rr.Header().Ttl = min(rr.Header().Ttl, left)
+		}
+	}
+}
+
 // upstreamError is the extended error of a question that the resolver could
 // not answer (RFC 8914, sections 4.1, 4.23 and 4.24).
 func upstreamError(err error) *dns.EDNS0_EDE {
 	switch {
 	case isOverload(err):
 		return ede(dns.ExtendedErrorCodeOther, "too many questions at once")
-	case errors.Is(err, resolver.ErrNoUpstream), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+	case errors.Is(err, resolver.ErrNoUpstream):
+		return ede(dns.ExtendedErrorCodeNoReachableAuthority, "the gateway has no upstream resolver")
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return ede(dns.ExtendedErrorCodeNoReachableAuthority, "")
 	}
 	return ede(dns.ExtendedErrorCodeNetworkError, "")
@@ -170,6 +197,7 @@ func zone(asked, name, rule string) string {
 
 // banError is the extended error of a blocked question: the code that the ban
 // asks for, and in words which ban, where to read it, and through which link.
+// A reference is there whole or not at all: half an address leads nowhere.
 func banError(d *decision) *dns.EDNS0_EDE {
 	b := d.Ban
 	if b == nil {
@@ -182,9 +210,9 @@ func banError(d *decision) *dns.EDNS0_EDE {
 	if text == "" {
 		text = b.ID
 	}
-	text = cut(text, maxText/2)
-	if b.Reference != "" {
-		text = cut(text+" ("+b.Reference+")", maxText)
+	text = cut(text, maxTitle)
+	if ref := " (" + b.Reference + ")"; b.Reference != "" && len(text)+len(ref) <= maxText {
+		text += ref
 	}
 	if d.via != "" {
 		text = cut(text+" through "+d.via, maxText+maxVia)

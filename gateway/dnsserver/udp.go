@@ -21,8 +21,10 @@ const (
 	replySize = 4096
 	// oobSize holds the control message that says where a packet was sent to.
 	oobSize = 128
-	// socketBuffer is asked of the kernel for what comes while readers are busy.
-	socketBuffer = 1 << 20
+	// socketBuffer is asked of the kernel for what comes while readers are busy:
+	// a second of 5,000 questions, each of which the kernel counts with its own
+	// overhead. The usual limit for programs without privileges is 1/20 of it.
+	socketBuffer = 4 << 20
 	// readPause keeps a socket that fails to read from being asked in a loop.
 	readPause = 5 * time.Millisecond
 )
@@ -44,7 +46,9 @@ func listenUDP(s *Server, at netip.AddrPort) (*udpSocket, error) {
 		return nil, err
 	}
 	u := &udpSocket{server: s, conn: conn, addr: at}
-	_ = conn.SetReadBuffer(socketBuffer) // as much as the system grants
+	if !forceReadBuffer(conn, socketBuffer) {
+		_ = conn.SetReadBuffer(socketBuffer) // as much as the system grants
+	}
 	if at.Addr().IsUnspecified() {
 		u.wild = u.askDestination(s.opts.Log)
 	}

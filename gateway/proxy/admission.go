@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -50,6 +51,7 @@ type listener struct {
 	*net.TCPListener
 	server *Server
 	admit  *admission
+	warned time.Time // when the last message about Accept was written; Accept's alone
 }
 
 const refusedConn = "HTTP/1.1 503 Service Unavailable\r\nProxy-Status: weir; error=connection_limit_reached\r\n" +
@@ -60,6 +62,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.AcceptTCP()
 		if err != nil {
+			l.warn(err)
 			return nil, err
 		}
 		client := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
@@ -72,4 +75,14 @@ func (l *listener) Accept() (net.Conn, error) {
 		_, _ = c.Write([]byte(refusedConn))
 		_ = c.Close()
 	}
+}
+
+// warn says that clients wait, which net/http, trying again, says to nobody:
+// most often there is no descriptor left.
+func (l *listener) warn(err error) {
+	if errors.Is(err, net.ErrClosed) || time.Since(l.warned) < 10*time.Second {
+		return
+	}
+	l.warned = time.Now()
+	l.server.opts.Log.Warn("proxy cannot accept connections", "listener", l.Addr(), "error", err)
 }

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/http"
 	"strconv"
@@ -53,9 +52,7 @@ func tooManyTunnels() *denial {
 
 // dialDenial says why there is no connection to the origin.
 func (x *exchange) dialDenial(f *flow, err error) *denial {
-	var c *cut
-	if errors.As(context.Cause(f.ctx), &c) {
-		x.verdict, x.via = c.verdict, c.via
+	if x.wasCut(f) {
 		return x.verdictDenial()
 	}
 	return originDenial(err)
@@ -99,9 +96,7 @@ func (s *Server) runTunnel(f *flow, g *gate, origin *net.TCPConn, begin opening)
 	}
 	t.close()
 	s.countEnd(why, t)
-	if c := (*cut)(nil); errors.As(context.Cause(f.ctx), &c) {
-		x.verdict, x.via = c.verdict, c.via
-	}
+	x.wasCut(f)
 	closed := x.record(nil, string(why))
 	closed.Time, closed.Event, closed.Duration = time.Now(), "close", time.Since(t.opened)
 	closed.BytesIn, closed.BytesOut = t.in.Load(), t.out.Load()

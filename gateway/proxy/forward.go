@@ -170,13 +170,19 @@ func (fw *forwarder) serve(w http.ResponseWriter, r *http.Request, g *gate, f *f
 	out := f.x.outgoing(r.WithContext(ctx))
 	if r.ContentLength != 0 {
 		fo.content = fo.stall.body(r.Body, nil)
-		if r.Header.Get("Expect") != "" {
+		if out.Header.Get("Expect") != "" {
 			fo.content.first = fo.sendContinue
 		}
 		out.Body = fo.content
 	}
 	out.URL.Host = f.x.poolKey()
-	if !replayable(r) {
+	if g.private == 0 && authenticatesConnection(r.Header) {
+		g.private = fw.once.Add(1)
+	}
+	switch {
+	case g.private != 0:
+		out.URL.Host = "private" + strconv.FormatUint(g.private, 10) + "-" + out.URL.Host
+	case !replayable(r):
 		// A pooled connection may be at its end, and then only what can be sent
 		// twice survives. The rest goes over a connection of its own.
 		out.URL.Host = "once" + strconv.FormatUint(fw.once.Add(1), 10) + "-" + out.URL.Host
@@ -190,9 +196,21 @@ func (fw *forwarder) serve(w http.ResponseWriter, r *http.Request, g *gate, f *f
 	case fo.denied != nil:
 		fw.server.denyPlain(w, r, g, f.x, fo.denied)
 	case fo.bodyErr != nil:
+		f.x.recordCut(f)
 		// Ending the response properly would make a part look like the whole.
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// authenticatesConnection reports credentials that count for the connection
+// they are sent on and not for one request, against RFC 9110, section 11.1, but
+// in wide use (RFC 4559). From then on the client's connection has connections
+// to origins of its own, so that no other client speaks in its name.
+func authenticatesConnection(h http.Header) bool {
+	return slices.ContainsFunc(h["Authorization"], func(v string) bool {
+		scheme, _, _ := strings.Cut(v, " ")
+		return strings.EqualFold(scheme, "NTLM") || strings.EqualFold(scheme, "Negotiate")
+	})
 }
 
 // replayable reports whether the transport may send the request again over
@@ -218,6 +236,9 @@ func (x *exchange) outgoing(r *http.Request) *http.Request {
 	out.URL = targetURL(q)
 	trailers := hasToken(r.Header["Te"], "trailers")
 	removeHopByHop(out.Header, r.Header["Connection"])
+	if q.minor == 0 {
+		delete(out.Header, "Expect") // means nothing in HTTP/1.0 (RFC 9110, section 10.1.1)
+	}
 	if trailers {
 		// Ours again, for the next hop (RFC 9110, section 10.1.4).
 		out.Header["Te"], out.Header["Connection"] = []string{"trailers"}, []string{"TE"}
@@ -272,9 +293,9 @@ func (fo *forward) roundTrip(r *http.Request) (*http.Response, error) {
 	fo.mu.Lock()
 	fo.began = true
 	fo.mu.Unlock()
-	if err == nil && resp.StatusCode == http.StatusSwitchingProtocols {
+	if err == nil && resp.StatusCode < 200 {
 		_ = resp.Body.Close()
-		err = errors.New("protocol switch that nobody asked for")
+		err = errors.New("protocol switch that nobody asked for, or no status code at all")
 	}
 	if err != nil && fo.content != nil && fo.content.broke.Load() {
 		err = errClient // whatever the transport says about what came of it
@@ -305,10 +326,8 @@ func (x *exchange) incoming(resp *http.Response, connection []string) {
 // failure says why an exchange has no response.
 func (x *exchange) failure(f *flow, err error) *denial {
 	cause := context.Cause(f.ctx)
-	var c *cut
 	switch {
-	case errors.As(cause, &c):
-		x.verdict, x.via = c.verdict, c.via
+	case x.wasCut(f):
 		x.server.stats.cutByPolicy.Add(1)
 		return x.verdictDenial()
 	case errors.Is(cause, errStalled):

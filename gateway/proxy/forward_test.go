@@ -530,6 +530,70 @@ func TestRecheckCutsExchange(t *testing.T) {
 	if _, err := io.ReadAll(resp.Body); err == nil {
 		t.Error("the response ended as if it were whole")
 	}
+	eventually(t, "a record of the cut", func() bool { return len(h.audit.all()) == 2 })
+	if r := h.audit.all()[1]; r.Action != "block" || r.Ban != "tiktok" || r.Generation != 2 || r.Result != "cut" || r.Event != "close" {
+		t.Errorf("record %+v", r)
+	}
+	if n := h.s.Stats().CutByPolicy; n != 1 {
+		t.Errorf("%d cuts", n)
+	}
+}
+
+// The expectation means nothing in HTTP/1.0: neither an interim response for
+// the client nor a question for the origin comes of it.
+func TestExpectOfHTTP10(t *testing.T) {
+	o := httpOrigin(t, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		_, _ = fmt.Fprintf(w, "%q %s", r.Header["Expect"], b)
+	})
+	h := start(t, []uint16{o.port}, nil)
+	c := h.dial()
+	c.send(fmt.Sprintf("PUT http://ok.example:%d/ HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello", o.port))
+	if resp, body := c.response("PUT"); resp.StatusCode != 200 || body != "[] hello" {
+		t.Errorf("%s %q", resp.Status, body)
+	}
+}
+
+// What is no status code is the origin's fault, and is said so.
+func TestStatusBelow100(t *testing.T) {
+	o := rawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+		if _, err := http.ReadRequest(br); err == nil {
+			_, _ = io.WriteString(c, "HTTP/1.1 099 Low\r\nContent-Length: 0\r\n\r\n")
+		}
+	})
+	h := start(t, []uint16{o.port}, nil)
+	resp, _ := h.dial().get("ok.example", o, "")
+	if resp.StatusCode != http.StatusBadGateway || !strings.Contains(resp.Header.Get("Proxy-Status"), "http_protocol_error") {
+		t.Errorf("%s %s", resp.Status, resp.Header.Get("Proxy-Status"))
+	}
+	if n := h.s.Stats().Panics; n != 0 {
+		t.Errorf("%d panics", n)
+	}
+}
+
+// A connection that a client has authenticated is that client's: its later
+// requests use it, also those with content, and nobody else's do.
+func TestConnectionAuthentication(t *testing.T) {
+	o := httpOrigin(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.WriteString(w, r.RemoteAddr)
+	})
+	for _, auth := range []string{"NTLM TlRMTVNTUAAB", "negotiate YII="} {
+		h := start(t, []uint16{o.port}, nil)
+		a, b := h.dial(), h.dial()
+		_, shared := b.get("ok.example", o, "Authorization: Basic eDp5\n")
+		_, first := a.get("ok.example", o, "Authorization: "+auth+"\n")
+		_, second := a.get("ok.example", o, "")
+		a.send(fmt.Sprintf("POST http://ok.example:%[1]d/ HTTP/1.1\r\nHost: ok.example:%[1]d\r\nContent-Length: 2\r\n\r\nhi", o.port))
+		_, third := a.response("POST")
+		_, other := b.get("ok.example", o, "")
+		if first != second || first != third {
+			t.Errorf("%s: the client's requests came over %s, %s, %s", auth, first, second, third)
+		}
+		if first == shared || other != shared {
+			t.Errorf("%s: authenticated %s; another client %s, then %s", auth, first, shared, other)
+		}
+	}
 }
 
 func TestStall(t *testing.T) {

@@ -35,6 +35,8 @@ type gate struct {
 	remain int64 // of the content with a length
 	chunks chunks
 
+	private uint64 // stands for the client in the pool, 0 for any; the handler's alone
+
 	mu          sync.Mutex
 	queue       []arrival // heads handed to net/http and not yet taken by the handler
 	theirs, own time.Time // read deadlines of net/http and of the gate; zero for none

@@ -244,6 +244,29 @@ func (x *exchange) record(d *denial, result string) audit.Record {
 	return r
 }
 
+// wasCut reports whether the policy ended the flow, and makes its verdict that
+// of the exchange.
+func (x *exchange) wasCut(f *flow) bool {
+	var c *cut
+	if !errors.As(context.Cause(f.ctx), &c) {
+		return false
+	}
+	x.verdict, x.via = c.verdict, c.via
+	return true
+}
+
+// recordCut records that the policy ended a response that had begun, and so
+// has a record already.
+func (x *exchange) recordCut(f *flow) {
+	if !x.wasCut(f) {
+		return
+	}
+	x.server.stats.cutByPolicy.Add(1)
+	r := x.record(nil, string(endCut))
+	r.Time, r.Event, r.Duration = time.Now(), "close", time.Since(x.start)
+	x.server.opts.Audit.Put(r)
+}
+
 // count counts a denial where it belongs.
 func (x *exchange) count(d *denial) {
 	c := &x.server.stats

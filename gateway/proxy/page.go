@@ -50,8 +50,7 @@ func (x *exchange) page() []byte {
 	both(&b.Ban.Title, "This destination", "Cette destination")
 	both(&b.Ban.Authority, "the operator of this network", "l’exploitant de ce réseau")
 	both(&b.Ban.Reason, "No reason was published.", "Aucun motif n’a été publié.")
-	both(&b.Ban.Contact, "Contact your IT service desk and quote the rule and the time below.",
-		"Communiquez avec votre centre de services informatiques en indiquant la règle et l’heure ci-dessous.")
+	both(&b.Ban.Contact, "Your IT service desk", "Votre centre de services informatiques")
 	b.Link = strings.HasPrefix(b.Ban.Reference, "https://") || strings.HasPrefix(b.Ban.Reference, "http://")
 	var out bytes.Buffer
 	if err := page.Execute(&out, b); err != nil {

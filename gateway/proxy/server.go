@@ -153,8 +153,8 @@ func (s *Server) SetRules(connectPorts, httpPorts []uint16, allow []netip.Prefix
 func (s *Server) newHTTPServer() *http.Server {
 	return &http.Server{
 		Handler:                      http.HandlerFunc(s.serveHTTP),
-		DisableGeneralOptionsHandler: true, // OPTIONS * is refused like every request to the proxy itself
-		ReadHeaderTimeout:            s.opts.HeaderTimeout,
+		DisableGeneralOptionsHandler: true,                     // OPTIONS * is refused like every request to the proxy itself
+		ReadHeaderTimeout:            2 * s.opts.HeaderTimeout, // for a client that sends nothing; then the gate's own, which answers
 		IdleTimeout:                  s.opts.IdleTimeout,
 		MaxHeaderBytes:               2 * s.opts.MaxHeaderBytes, // the gate's own bound is the one that counts
 		ErrorLog:                     slog.NewLogLogger(s.opts.Log.Handler(), slog.LevelDebug),
@@ -166,7 +166,7 @@ func (s *Server) newHTTPServer() *http.Server {
 
 // recheckEvery is how often open tunnels are judged again without a new
 // policy: exemptions end and bans take effect by the clock.
-const recheckEvery = 30 * time.Second
+const recheckEvery = 5 * time.Second
 
 // Serve answers until the context ends, then waits up to Options.Drain for
 // exchanges and tunnels to end, closes the rest, and returns. It returns an

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -25,15 +26,16 @@ func (s *Server) serveUpgrade(w http.ResponseWriter, r *http.Request, g *gate, f
 		s.denyPlain(w, r, g, x, x.dialDenial(f, err))
 		return
 	}
+	defer func() { _ = origin.Close() }()
+	stop := context.AfterFunc(f.ctx, func() { _ = origin.Close() })
+	defer stop()
 	resp, br, err := s.handshake(f, origin, r)
 	if err != nil {
-		_ = origin.Close()
 		s.denyPlain(w, r, g, x, x.failure(f, err))
 		return
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		s.declined(w, g, x, resp)
-		_ = origin.Close()
+		s.declined(w, g, f, resp)
 		return
 	}
 	fromOrigin, err := br.Peek(br.Buffered())
@@ -41,7 +43,6 @@ func (s *Server) serveUpgrade(w http.ResponseWriter, r *http.Request, g *gate, f
 		err = s.switchProtocols(w, g, f, origin, resp, append([]byte(nil), fromOrigin...))
 	}
 	if err != nil {
-		_ = origin.Close()
 		_ = g.Close()
 		s.stats.failed.Add(1)
 	}
@@ -49,13 +50,12 @@ func (s *Server) serveUpgrade(w http.ResponseWriter, r *http.Request, g *gate, f
 
 // handshake sends the request and reads the answer to it.
 func (s *Server) handshake(f *flow, origin *net.TCPConn, r *http.Request) (*http.Response, *bufio.Reader, error) {
-	stop := context.AfterFunc(f.ctx, func() { _ = origin.Close() })
-	defer stop()
 	if err := origin.SetDeadline(time.Now().Add(s.opts.StallTimeout)); err != nil {
 		return nil, nil, err
 	}
 	out := f.x.outgoing(r)
 	out.Header["Connection"], out.Header["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
+	spellWebSocket(out.Header)
 	if err := out.Write(origin); err != nil {
 		return nil, nil, err
 	}
@@ -76,13 +76,25 @@ func (s *Server) handshake(f *flow, origin *net.TCPConn, r *http.Request) (*http
 			return resp, br, origin.SetDeadline(time.Time{})
 		case code >= 200:
 			limited.N = math.MaxInt64
-			return resp, br, nil
+			return resp, br, origin.SetDeadline(time.Time{})
+		}
+	}
+}
+
+// spellWebSocket writes field names as RFC 6455 does and net/http does not:
+// software that takes the spelling literally is in use.
+func spellWebSocket(h http.Header) {
+	for name, values := range h {
+		if rest, ok := strings.CutPrefix(name, "Sec-Websocket-"); ok {
+			delete(h, name)
+			h["Sec-WebSocket-"+rest] = values
 		}
 	}
 }
 
 // declined passes on an ordinary response to the handshake.
-func (s *Server) declined(w http.ResponseWriter, g *gate, x *exchange, resp *http.Response) {
+func (s *Server) declined(w http.ResponseWriter, g *gate, f *flow, resp *http.Response) {
+	x := f.x
 	s.stats.forwarded.Add(1)
 	s.opts.Audit.Put(x.record(nil, strconv.Itoa(resp.StatusCode)))
 	x.incoming(resp, resp.Header["Connection"])
@@ -91,9 +103,11 @@ func (s *Server) declined(w http.ResponseWriter, g *gate, x *exchange, resp *htt
 	h.Set("Connection", "close")
 	g.abandon()
 	w.WriteHeader(resp.StatusCode)
-	_, err := io.Copy(&forwardWriter{ResponseWriter: w}, resp.Body)
-	_ = resp.Body.Close()
-	if err != nil {
+	stall := newStall(f, s.opts.StallTimeout)
+	defer stall.stop()
+	var broken error
+	if _, err := io.Copy(&forwardWriter{ResponseWriter: w}, stall.body(resp.Body, &broken)); err != nil {
+		x.recordCut(f)
 		panic(http.ErrAbortHandler)
 	}
 }
@@ -102,6 +116,7 @@ func (s *Server) declined(w http.ResponseWriter, g *gate, x *exchange, resp *htt
 func (s *Server) switchProtocols(w http.ResponseWriter, g *gate, f *flow, origin *net.TCPConn, resp *http.Response, fromOrigin []byte) error {
 	f.x.incoming(resp, resp.Header["Connection"])
 	delete(resp.Header, "Content-Type")
+	spellWebSocket(resp.Header)
 	var head bytes.Buffer
 	head.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n")
 	if err := resp.Header.Write(&head); err != nil {

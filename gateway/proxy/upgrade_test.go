@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"crypto/sha1"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -58,6 +60,65 @@ func TestWebSocket(t *testing.T) {
 			t.Errorf("record %+v", r)
 		}
 	}
+}
+
+// Software that takes the spelling of RFC 6455 literally is in use, on both
+// sides.
+func TestWebSocketSpelling(t *testing.T) {
+	got := make(chan string, 1)
+	o := rawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+		head := ""
+		for !strings.HasSuffix(head, "\r\n\r\n") {
+			line, err := br.ReadString('\n')
+			if err != nil {
+				break
+			}
+			head += line
+		}
+		got <- head
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n")
+	})
+	h := start(t, []uint16{o.port}, nil)
+	c := h.dial()
+	c.send(fmt.Sprintf(handshake, "ok.example", o.port))
+	_ = c.CloseWrite()
+	answer, _ := io.ReadAll(c.br)
+	if head := <-got; !strings.Contains(head, "\r\nSec-WebSocket-Key: ") || strings.Contains(head, "Sec-Websocket") {
+		t.Errorf("the origin got %q", head)
+	}
+	if !strings.Contains(string(answer), "\r\nSec-WebSocket-Accept: x\r\n") {
+		t.Errorf("the client got %q", answer)
+	}
+}
+
+// The answer to a handshake that was declined is an exchange like others: a
+// new policy ends it, and the connection to the origin is not left open.
+func TestWebSocketDeclinedIsCut(t *testing.T) {
+	gone := make(chan error, 1)
+	o := rawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+		if _, err := http.ReadRequest(br); err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegin")
+		_, err := br.ReadByte()
+		gone <- err
+	})
+	h := start(t, []uint16{o.port}, nil)
+	c := h.dial()
+	c.send(fmt.Sprintf(handshake, "gone.example", o.port))
+	resp, err := http.ReadResponse(c.br, nil)
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	h.store.Swap(snapshot(t, 2, "gone.example"))
+	h.s.Recheck()
+	if b, err := io.ReadAll(resp.Body); err == nil {
+		t.Errorf("the response ended as if it were whole: %q", b)
+	}
+	if err := <-gone; !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the origin's connection ended with %v", err)
+	}
+	eventually(t, "a record of the cut", func() bool { return len(h.audit.all()) == 2 })
 }
 
 func TestWebSocketDeclined(t *testing.T) {

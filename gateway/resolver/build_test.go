@@ -56,7 +56,7 @@ func TestBootstrapStale(t *testing.T) {
 	z := records(t, wwwA)
 	https := listenHTTPS(t, doh(z), ca.server(t, "dns.example"))
 	clk := newClock()
-	r := openAt(t, Options{Upstreams: upstreams(t, "https://dns.example:"+port(https)), Timeout: time.Second,
+	r := openAt(t, Options{Upstreams: upstreams(t, "https://dns.example:"+port(https)),
 		Bootstrap: []netip.AddrPort{listen(t, names)}, TLSConfig: ca.client()}, clk.now, portDNS)
 	resolve(t, r, "www.example", dns.TypeA)
 	down.Store(true)
@@ -64,7 +64,7 @@ func TestBootstrapStale(t *testing.T) {
 	r.main.close() // a new connection must be made
 	start := time.Now()
 	resolve(t, r, "www.example", dns.TypeA)
-	if d := time.Since(start); d > 300*time.Millisecond {
+	if d := time.Since(start); d > time.Second {
 		t.Errorf("it took %v", d)
 	}
 	if n := names.queries.Load(); n < 2 {

@@ -113,7 +113,7 @@ func TestHealth(t *testing.T) {
 	}
 	second := records(t, wwwA)
 	clk := newClock()
-	r := openAt(t, Options{Upstreams: udp(t, listen(t, first), listen(t, second)), Timeout: 500 * time.Millisecond}, clk.now, portDNS)
+	r := openAt(t, Options{Upstreams: udp(t, listen(t, first), listen(t, second)), Timeout: 1500 * time.Millisecond}, clk.now, portDNS)
 	ask := func() (toFirst, toSecond int64) {
 		f, s := first.queries.Load(), second.queries.Load()
 		resolve(t, r, "www.example", dns.TypeA)
@@ -185,7 +185,7 @@ func TestLastResort(t *testing.T) {
 func TestOneProbe(t *testing.T) {
 	dead, good := silent(), records(t, wwwA)
 	clk := newClock()
-	r := openAt(t, Options{Upstreams: udp(t, listen(t, dead), listen(t, good)), Timeout: 500 * time.Millisecond}, clk.now, portDNS)
+	r := openAt(t, Options{Upstreams: udp(t, listen(t, dead), listen(t, good)), Timeout: 1500 * time.Millisecond}, clk.now, portDNS)
 	for range failLimit {
 		resolve(t, r, "www.example", dns.TypeA)
 	}

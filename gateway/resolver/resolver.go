@@ -109,8 +109,8 @@ type callKey struct {
 }
 
 // New checks the options. It opens no socket and needs no network; where there
-// is no upstream at all, every Resolve fails with ErrNoUpstream until
-// ResolvConf names one.
+// is no upstream at all, which is logged, every Resolve fails with
+// ErrNoUpstream until ResolvConf names one.
 func New(opts Options) (*Resolver, error) { return newResolver(opts, time.Now, portDNS) }
 
 // newResolver has what tests inject: the clock, and the port of the system's
@@ -155,8 +155,12 @@ func (r *Resolver) build(opts Options, port uint16) error {
 		return err
 	}
 	b.hosts = newHosts(r.boot, opts.Timeout, r.now)
-	r.main, err = b.upstreamGroup(opts.Upstreams, system)
-	return err
+	if r.main, err = b.upstreamGroup(opts.Upstreams, system); err != nil {
+		return err
+	}
+	// That there is nowhere to ask is logged now, not with the first question.
+	_, _ = r.main.current()
+	return nil
 }
 
 // Close ends all exchanges and connections and waits for them.

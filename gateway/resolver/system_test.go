@@ -137,3 +137,27 @@ func TestSystemChanges(t *testing.T) {
 	r.main.system.path = filepath.Join(path, "gone")
 	resolve(t, r, "www.example", dns.TypeA)
 }
+
+// A gateway that has nobody to ask says so when it starts.
+func TestNoUpstreamIsToldAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	loop := filepath.Join(dir, "loop")
+	writeFile(t, loop, "nameserver 127.0.0.1\n")
+	for path, want := range map[string]string{
+		filepath.Join(dir, "missing"): "set dns.upstreams",
+		loop:                          "our own listener",
+	} {
+		var logged bytes.Buffer
+		r, err := New(Options{
+			ResolvConf: path, Self: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")},
+			Log: slog.New(slog.NewTextHandler(&logged, nil)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = r.Close()
+		if !strings.Contains(logged.String(), want) {
+			t.Errorf("%s: logged %q, want %q", path, logged.String(), want)
+		}
+	}
+}
