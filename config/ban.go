@@ -68,6 +68,7 @@ func (v value) banEntry() (blocklists.Ban, bool) {
 	case hasID && v.d.isBuiltIn(id):
 		ban, ok := v.builtInBan(id, at)
 		v.object(banFields(&ban))
+		v.checkTiers(&ban)
 		return ban, ok
 	case hasID && !lists && len(v.n.Content) == 2:
 		return v.builtInBan(id, at) // which says that there is no such ban
@@ -92,7 +93,24 @@ func (v value) fullBan() (blocklists.Ban, bool) {
 		ban.Lists = lists
 	}
 	v.object(fs, "id", "title", "authority", "reference", "lists")
+	v.checkTiers(&ban)
 	return ban, true
+}
+
+// checkTiers reports a ban that would hold back nothing, because no list of it
+// is of a tier that is on. To have no ban is to leave it out.
+func (v value) checkTiers(b *blocklists.Ban) {
+	on := func(l blocklists.List) bool { return l.Tier == "" || b.Enabled(l.Tier) }
+	if len(b.Lists) == 0 || slices.ContainsFunc(b.Lists, on) {
+		return
+	}
+	at, given := v.child("tiers")
+	if !given {
+		at = v
+	}
+	if at.n.Kind != reported {
+		at.fail("no list of the ban is of a tier that is on, so it would hold back nothing; switch a tier on, or leave the ban out")
+	}
 }
 
 // banFields are the keys of a ban, but for its lists.
@@ -228,7 +246,14 @@ func (v value) source() (string, bool) {
 			return "", false
 		}
 		abs, ok := v.absolute(where)
-		return "file:" + abs, ok
+		src := "file:" + abs
+		if _, named := v.d.sources[src]; !named && ok {
+			if v.d.sources == nil {
+				v.d.sources = make(map[string]Error)
+			}
+			v.d.sources[src] = Error{File: v.d.file, Line: v.n.Line, Column: v.n.Column, Key: v.key}
+		}
+		return src, ok
 	case "http", "https", "rpz":
 		v.fail("%s: sources are not supported yet, use file:", kind)
 	default:

@@ -35,6 +35,20 @@ type Config struct {
 	Admin      Admin
 	Log        Log
 	State      string // folder for last-good lists, generations, evidence; empty: the user's cache folder
+
+	sources map[string]Error // where the file names each source of a list, without a message
+}
+
+// At returns err as an Error at the place where the file names that source, for
+// whoever reads it and finds it wanting. A source that the file does not name,
+// such as one of a built-in ban, leaves err as it is.
+func (c *Config) At(source string, err error) error {
+	at, named := c.sources[source]
+	if !named {
+		return err
+	}
+	at.Msg = err.Error()
+	return Errors{&at}
 }
 
 // DNS configures the resolver.

@@ -121,6 +121,8 @@ func (v value) plainURL(u *url.URL) bool {
 		v.fail("a %s upstream has no path; write %s", u.Scheme, quote(u.Scheme+"://"+u.Host))
 	case u.Host == "" || strings.HasPrefix(u.Host, ":"):
 		v.fail("the URL has no host")
+	case strings.Count(u.Host, ":") > 1 && u.Host[0] != '[':
+		v.fail("an IPv6 address stands in brackets: %s", quote(u.Scheme+"://["+u.Host+"]"))
 	case strings.HasSuffix(u.Host, ":"):
 		v.fail("there is no port after the colon")
 	default:

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"io/fs"
 	"net/netip"
 	"net/url"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -237,7 +239,54 @@ func TestFull(t *testing.T) {
 	}
 	got, expect := reflect.ValueOf(*c), reflect.ValueOf(*want)
 	for i := range got.NumField() {
+		if !got.Type().Field(i).IsExported() {
+			continue
+		}
 		equal(t, got.Type().Field(i).Name, got.Field(i).Interface(), expect.Field(i).Interface())
+	}
+}
+
+// Whoever reads a source says where the file names it; the first place counts.
+func TestAt(t *testing.T) {
+	const text = `bans:
+- tiktok
+- id: own
+  title: Own
+  authority: us
+  reference: none
+  vectors: "file:vectors.txt"
+  lists:
+  - {name: one, source: "file:a/../own.txt", format: hosts}
+  - {name: two, source: "file:own.txt", format: domains}
+`
+	c := mustParse(t, "/etc/weir/weir.yml", text, bundles)
+	broken := errors.New("it is broken")
+	for source, want := range map[string]string{
+		"file:/etc/weir/own.txt":      "/etc/weir/weir.yml:9:23: bans[1].lists[0].source: it is broken",
+		"file:/etc/weir/vectors.txt":  "/etc/weir/weir.yml:7:12: bans[1].vectors: it is broken",
+		"file:/etc/weir/other.txt":    "it is broken",
+		"embedded:tiktok/domains.txt": "it is broken",
+	} {
+		if err := c.At(source, broken); err.Error() != want {
+			t.Errorf("%s: got %v, want %s", source, err, want)
+		}
+	}
+	if err := new(Config).At("file:/x", broken); err != broken {
+		t.Errorf("the zero Config: %v", err)
+	}
+}
+
+// A configuration that can be read only once would be another one on reload,
+// and opening a FIFO would wait for ever.
+func TestLoadRegularFile(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "weir.yml")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{fifo, filepath.Dir(fifo), os.DevNull} {
+		if _, err := Load(file, bundles); err == nil || !strings.Contains(err.Error(), file+" is not a regular file") {
+			t.Errorf("%s: %v", file, err)
+		}
 	}
 }
 

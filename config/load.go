@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/weir-gateway/weir/blocklists"
 )
@@ -32,11 +33,16 @@ func Default(bundles fs.FS) (*Config, error) {
 // Load reads a configuration file and calls Parse. The error is an Errors,
 // unless the file could not be read.
 func Load(file string, bundles fs.FS) (*Config, error) {
-	f, err := os.Open(file)
+	// Opening a FIFO waits for a writer, and a reload must not wait.
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	defer func() { _ = f.Close() }()
+	// What can be read only once would be another configuration on reload.
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("configuration: %s is not a regular file", file)
+	}
 	// One byte more than the bound shows that there is more.
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
@@ -71,7 +77,7 @@ func Parse(file string, data []byte, bundles fs.FS) (*Config, error) {
 	// ban that is not used cannot be in the way.
 	builtIn.config(c, func(key string) bool { _, given := user.at(key); return given && key == "bans" })
 	user.config(c, nil)
-	c.File = file
+	c.File, c.sources = file, run.sources
 	user.check(c)
 	if err := run.errs.result(name); err != nil {
 		return nil, err
@@ -85,6 +91,7 @@ type run struct {
 	bundles fs.FS
 	errs    collector
 	lists   []listAt                  // lists of all bans
+	sources map[string]Error          // of the files that the bans name
 	builtIn map[string]blocklists.Ban // those decoded already, by id
 }
 
@@ -98,7 +105,7 @@ func (d *decoder) config(c *Config, skip func(key string) bool) {
 		"protected":  set(&c.Protected, listOf(value.allowRule)),
 		"groups":     set(&c.Groups, listOf(value.group)),
 		"exemptions": set(&c.Exemptions, listOf(value.exemption)),
-		"audit":      func(v value) { v.object(fields{"file": set(&c.Audit.File, value.path)}) },
+		"audit":      func(v value) { v.object(fields{"file": set(&c.Audit.File, value.filePath)}) },
 		"admin":      func(v value) { v.object(fields{"listen": set(&c.Admin.Listen, value.listenOrNone)}) },
 		"log": func(v value) {
 			v.object(fields{

@@ -63,7 +63,7 @@ func (v value) addrPort(missing int) (netip.AddrPort, bool) {
 	}
 	if a, ok := bareAddr(s); ok {
 		if missing < 0 {
-			v.fail("%s has no port; write %s", quote(s), quote(netip.AddrPortFrom(a, 53).String()))
+			v.fail("%s has no port; write %s", quote(s), quote(withPort(s, a)))
 			return netip.AddrPort{}, false
 		}
 		return netip.AddrPortFrom(a.Unmap(), uint16(missing)), v.zone(a)
@@ -93,6 +93,19 @@ func (v value) addrPort(missing int) (netip.AddrPort, bool) {
 		v.fail("want an address and a port such as 127.0.0.1:5353 or [::1]:5353, got %s", quote(s))
 	}
 	return netip.AddrPort{}, false
+}
+
+// withPort returns the address with a port as it was probably meant: ::1:5353
+// without brackets is an address, but hardly the one.
+func withPort(s string, a netip.Addr) string {
+	colon := strings.LastIndexByte(s, ':')
+	if colon > 0 && s[0] != '[' {
+		port, err := parsePort(s[colon+1:])
+		if host, badHost := netip.ParseAddr(s[:colon]); err == nil && badHost == nil {
+			return netip.AddrPortFrom(host, port).String()
+		}
+	}
+	return netip.AddrPortFrom(a, 53).String()
 }
 
 // bareAddr returns an address without a port, in brackets or not.

@@ -32,6 +32,8 @@ func (v value) allowRule() (blocklists.Rule, bool) {
 		v.fail("%s is not a name; want name, =name or *.name", quote(s))
 	case err != nil:
 		v.fail("%s: %v", quote(s), err)
+	case !strings.Contains(h.Name, "."):
+		v.fail("%s would let a whole top-level domain through; want a name with a dot", quote(s))
 	default:
 		r.Name = h.Name
 		return r, true

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -143,6 +144,16 @@ func (v value) path() (string, bool) {
 		return "", ok
 	}
 	return v.absolute(s)
+}
+
+// filePath is path for what cannot be a folder.
+func (v value) filePath() (string, bool) {
+	s, ok := v.path()
+	if ok && s != "" && os.IsPathSeparator(v.n.Value[len(v.n.Value)-1]) {
+		v.fail("%s is a folder; write the name of a file", quote(v.n.Value))
+		return "", false
+	}
+	return s, ok
 }
 
 func (v value) absolute(s string) (string, bool) {

@@ -11,7 +11,7 @@ import (
 
 // ErrUnknownFormat is returned by Detect for a sample that looks like none of
 // the dialects, or like several.
-var ErrUnknownFormat = errors.New("the format of the list is not clear: name it")
+var ErrUnknownFormat = errors.New("the format of the list is not clear")
 
 // Detect returns the dialect that a sample from the beginning of a file looks
 // like, packed or not, or an error that says what speaks for which. It is a
@@ -65,11 +65,16 @@ func elect(votes map[Format]int, unknown int) (Format, error) {
 	if len(ranked) > 0 && votes[ranked[0]]*20 >= all*19 {
 		return ranked[0], nil
 	}
+	if all == 0 {
+		return "", fmt.Errorf("%w (it begins with no entry at all)", ErrUnknownFormat)
+	}
 	words := make([]string, len(ranked))
 	for i, f := range ranked {
 		words[i] = fmt.Sprintf("%d lines look like %s", votes[f], f)
 	}
-	words = append(words, fmt.Sprintf("%d like none", unknown))
+	if unknown > 0 {
+		words = append(words, fmt.Sprintf("%d like none", unknown))
+	}
 	return "", fmt.Errorf("%w (%s)", ErrUnknownFormat, strings.Join(words, ", "))
 }
 

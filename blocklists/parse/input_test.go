@@ -331,8 +331,11 @@ func TestDetect(t *testing.T) {
 		}
 	}
 	_, err := Detect([]byte("a.example\nb.example\n0.0.0.0 c.example\nwhat is this?\n"))
-	const want = "the format of the list is not clear: name it (2 lines look like domains, 1 lines look like hosts, 1 like none)"
+	const want = "the format of the list is not clear (2 lines look like domains, 1 lines look like hosts, 1 like none)"
 	if err == nil || err.Error() != want {
+		t.Errorf("got %v", err)
+	}
+	if _, err := Detect([]byte("# x\n\n")); err == nil || err.Error() != "the format of the list is not clear (it begins with no entry at all)" {
 		t.Errorf("got %v", err)
 	}
 	for _, text := range []string{"<!doctype html>", "PK\x03\x04", "a\x00b", "# x\n<html>"} {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -37,7 +38,8 @@ func (o Opener) Open(source string) (io.ReadCloser, error) {
 		}
 		return o.Bundles.Open(path)
 	case "file":
-		f, err := os.Open(path)
+		// Opening a FIFO would wait for a writer, and nothing here may wait.
+		f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		if err != nil {
 			return nil, err
 		}

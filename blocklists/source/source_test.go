@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -16,12 +17,17 @@ func TestOpen(t *testing.T) {
 	if err := os.WriteFile(file, []byte("from a file\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	fifo := filepath.Join(dir, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	o := Opener{Bundles: fstest.MapFS{"ban/domains.txt": {Data: []byte("from a bundle\n")}}}
 	for _, tt := range []struct{ source, want, wantErr string }{
 		{"embedded:ban/domains.txt", "from a bundle\n", ""},
 		{"file:" + file, "from a file\n", ""},
 		{"embedded:ban/none.txt", "", "not exist"},
 		{"file:" + dir, "", "not a regular file"},
+		{"file:" + fifo, "", "not a regular file"}, // and does not wait for a writer
 		{"file:" + filepath.Join(dir, "none"), "", "no such file"},
 		{"ftp://example.org/list", "", "neither embedded:PATH nor file:PATH"},
 		{"", "", "neither embedded:PATH nor file:PATH"},

@@ -7,14 +7,15 @@ import (
 )
 
 // The scripts ask the program itself (--generate-bash-completion) what may
-// come next, so they never go stale.
+// come next, so they never go stale. A "--" would end the options for the
+// program as for everybody, so options are asked for with one hyphen.
 const (
 	bashCompletion = `_weir() {
   local cur words
   cur="${COMP_WORDS[COMP_CWORD]}"
   words=("${COMP_WORDS[@]:0:COMP_CWORD}")
   case "$cur" in
-    -*) words+=("$cur") ;;
+    -*) words+=("${cur/#--/-}") ;;
   esac
   COMPREPLY=($(compgen -o default -W "$("${words[@]}" --generate-bash-completion 2>/dev/null)" -- "$cur"))
 }
@@ -24,7 +25,7 @@ complete -o default -F _weir weir
 _weir() {
   local -a opts
   if [[ "${words[CURRENT]}" == -* ]]; then
-    opts=("${(@f)$("${(@)words[1,CURRENT]}" --generate-bash-completion 2>/dev/null)}")
+    opts=("${(@f)$("${(@)words[1,CURRENT-1]}" "${words[CURRENT]/#--/-}" --generate-bash-completion 2>/dev/null)}")
   else
     opts=("${(@f)$("${(@)words[1,CURRENT-1]}" --generate-bash-completion 2>/dev/null)}")
   fi

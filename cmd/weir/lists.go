@@ -122,6 +122,9 @@ func lintFile(file string, format parse.Format) lint {
 		if err == nil {
 			format, err = parse.Detect(head)
 		}
+		if errors.Is(err, parse.ErrUnknownFormat) {
+			err = fmt.Errorf("%w; name it with --format", err)
+		}
 		if err != nil {
 			l.Error = err.Error()
 			return l
@@ -135,9 +138,23 @@ func lintFile(file string, format parse.Format) lint {
 	case err != nil:
 		l.Error = err.Error()
 	case report.Rules == 0:
-		l.Error = fmt.Sprintf("no rules as %s; name the right one with --format", format)
+		l.Error = noRules(&report, l.Detected)
 	}
 	return l
+}
+
+// noRules says why there is not one rule.
+func noRules(r *parse.Report, detected bool) string {
+	skipped := r.Skipped()
+	for reason, n := range r.Skips {
+		if n*20 >= skipped*19 && skipped > 0 {
+			return fmt.Sprintf("no rules as %s: %d of %d entries are skipped as %s", r.Format, n, skipped, reason)
+		}
+	}
+	if detected {
+		return fmt.Sprintf("no rules as %s; name the right format with --format", r.Format)
+	}
+	return fmt.Sprintf("no rules as %s; is that the right format?", r.Format)
 }
 
 func printLint(w io.Writer, l lint, examples bool) error {
