@@ -463,7 +463,7 @@ func TestViaLoop(t *testing.T) {
 	})
 	h = start(t, []uint16{o.port}, nil)
 	resp, body := h.dial().get("ok.example", o, "")
-	if resp.StatusCode != http.StatusLoopDetected || !strings.Contains(resp.Header.Get("Proxy-Status"), "proxy_loop_detected") {
+	if resp.StatusCode != http.StatusBadGateway || !strings.Contains(resp.Header.Get("Proxy-Status"), "proxy_loop_detected") {
 		t.Errorf("%s %v %q", resp.Status, resp.Header, body)
 	}
 	if n := h.s.Stats().Requests; n != 2 {

@@ -28,7 +28,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{server: s, sub: policy.Subject{Addr: g.device}, request: q, start: time.Now()}
 	switch {
 	case s.looped(r.Header):
-		s.denyText(w, g, x, &denial{http.StatusLoopDetected, "proxy_loop_detected", "the request came through this proxy before", "loop"})
+		s.denyText(w, g, x, &denial{http.StatusBadGateway, "proxy_loop_detected", "the request came through this proxy before", "loop"})
 	case q.connect():
 		s.serveConnect(w, g, x)
 	case q.method == http.MethodTrace || q.method == http.MethodOptions:
