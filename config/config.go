@@ -47,7 +47,7 @@ func (c *Config) At(source string, err error) error {
 	if !named {
 		return err
 	}
-	at.Msg = err.Error()
+	at.Msg, at.Err = err.Error(), err
 	return Errors{&at}
 }
 

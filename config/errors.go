@@ -20,7 +20,12 @@ type Error struct {
 	Key string
 	// Msg says what is wrong, and what to write instead where that is known.
 	Msg string
+	// Err is the error of whoever found it, for At; nil where Msg says it all.
+	Err error
 }
+
+// Unwrap returns what was found.
+func (e *Error) Unwrap() error { return e.Err }
 
 // Error returns FILE:LINE:COLUMN: key: what is wrong.
 func (e *Error) Error() string {

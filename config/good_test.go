@@ -262,7 +262,7 @@ func TestAt(t *testing.T) {
 	c := mustParse(t, "/etc/weir/weir.yml", text, bundles)
 	broken := errors.New("it is broken")
 	for source, want := range map[string]string{
-		"file:/etc/weir/own.txt":      "/etc/weir/weir.yml:9:23: bans[1].lists[0].source: it is broken",
+		"file:/etc/weir/own.txt":      "/etc/weir/weir.yml:9:25: bans[1].lists[0].source: it is broken",
 		"file:/etc/weir/vectors.txt":  "/etc/weir/weir.yml:7:12: bans[1].vectors: it is broken",
 		"file:/etc/weir/other.txt":    "it is broken",
 		"embedded:tiktok/domains.txt": "it is broken",
@@ -286,6 +286,25 @@ func TestLoadRegularFile(t *testing.T) {
 	for _, file := range []string{fifo, filepath.Dir(fifo), os.DevNull} {
 		if _, err := Load(file, bundles); err == nil || !strings.Contains(err.Error(), file+" is not a regular file") {
 			t.Errorf("%s: %v", file, err)
+		}
+	}
+}
+
+// An empty file is more likely an accident than a configuration.
+func TestLoadEmpty(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "weir.yml")
+	for text, want := range map[string]string{
+		"":       ":1:1: file: the file is empty",
+		" \n\n":  ":1:1: file: the file is empty",
+		"{}\n":   "",
+		"# none": "",
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Load(file, bundles)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.HasPrefix(err.Error(), file+want)) {
+			t.Errorf("%q: %v", text, err)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	_ "embed"
 	"fmt"
 	"io"
@@ -47,6 +48,11 @@ func Load(file string, bundles fs.FS) (*Config, error) {
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	// More likely a full disk than a wish for the built-in default.
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil, Errors{{File: file, Line: 1, Column: 1, Key: wholeFile,
+			Msg: "the file is empty; {} is a configuration that leaves everything at its default"}}
 	}
 	return Parse(file, data, bundles)
 }

@@ -43,7 +43,7 @@ func TestOverlay(t *testing.T) {
 	wechat.EDE = 0
 	wechat.Answer.Mode = blocklists.Null
 	wechat.Contact = blocklists.Text{EN: "Desk", FR: "Desk"}
-	tiktok.Tiers = []blocklists.Tier{}
+	tiktok.Tiers = []blocklists.Tier{blocklists.TierVendor, blocklists.TierExclusive}
 	own := blocklists.Ban{
 		ID: "own", Title: blocklists.Text{EN: "A title over two lines", FR: "A title over two lines"},
 		Authority: blocklists.Text{EN: "163", FR: "163"}, Reference: "Directive 2026-07, not public",

@@ -61,6 +61,7 @@ type Gateway struct {
 	// Owned by the goroutine of own.
 	cfg     *config.Config
 	watched watcher
+	retry   time.Time // when to try a failed reload again; zero for not
 }
 
 // A state is what status and metrics show of the policy in force.
@@ -109,6 +110,13 @@ func (g *Gateway) publish(set *policySet, began time.Time) {
 		lists: set.lists, cfg: g.cfg,
 	})
 	g.counts.lastOK.Store(now.UnixNano())
+	for _, l := range set.lists {
+		// Such a list is often one of another dialect that happens to give a few rules.
+		if r := l.Report; r != nil && r.SkippedLines > r.RuleLines {
+			g.log.Warn("most lines of a list are not used; weir lists lint says why", "list", l.Name, "source", l.Source,
+				"format", l.Format, "skipped", r.SkippedLines, "used", r.RuleLines)
+		}
+	}
 	if set.snapshot.Rules() > largePolicy {
 		debug.FreeOSMemory()
 	}

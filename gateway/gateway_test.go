@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -216,6 +217,84 @@ func TestReloadOnFileChange(t *testing.T) {
 	}
 	if got := f.Status().Generation; got != 2 {
 		t.Errorf("generation %d, want 2", got)
+	}
+}
+
+// A list that is mostly skipped says so when it is loaded.
+func TestSkippedListIsLogged(t *testing.T) {
+	dir := t.TempDir()
+	file, list := filepath.Join(dir, "weir.yml"), filepath.Join(dir, "own.txt")
+	text := strings.ReplaceAll(ownBan, "UPSTREAM", upstream(t))
+	var log strings.Builder
+	for lines, want := range map[string]bool{
+		"a.example\nb.example\nno name\n":             false,
+		"a.example\n||b.example^\n||c.example^\n# x\n": true,
+	} {
+		for name, text := range map[string]string{file: text, list: lines} {
+			if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cfg, err := config.Load(file, bans.FS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Reset()
+		g, err := New(cfg, Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.close()
+		if got := strings.Contains(log.String(), "list=own source=file:"+list+" format=domains skipped=2 used=1"); got != want {
+			t.Errorf("%q: warned=%t, want %t: %s", lines, got, want, log.String())
+		}
+	}
+}
+
+// A reload that the machine was in the way of is tried again by itself, and
+// said once: the change that was to be put in force must not be forgotten.
+func TestReloadTriedAgain(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "weir.yml")
+	text := strings.ReplaceAll(ownBan, "UPSTREAM", upstream(t))
+	for name, text := range map[string]string{file: text, filepath.Join(dir, "own.txt"): "banned.example\n"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg, err := config.Load(file, bans.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var loads atomic.Int32
+	var log strings.Builder
+	g, err := New(cfg, Options{Log: slog.New(slog.NewTextHandler(&log, nil)), Load: func() (*config.Config, error) {
+		if loads.Add(1) < 3 {
+			return nil, &os.PathError{Op: "open", Path: file, Err: syscall.EMFILE}
+		}
+		return config.Load(file, bans.FS)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	if err := g.Reload(ctx); !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("Reload: %v", err)
+	}
+	for end := time.Now().Add(4 * retryEvery); g.Status().Generation == 1 && time.Now().Before(end); {
+		time.Sleep(watchEvery)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if st := g.Status(); st.Generation != 2 || st.LastError != "" || loads.Load() != 3 {
+		t.Errorf("after %d loads: generation %d, error %q", loads.Load(), st.Generation, st.LastError)
+	}
+	if n := strings.Count(log.String(), "reload rejected"); n != 1 {
+		t.Errorf("the error is logged %d times, want once:\n%s", n, log.String())
 	}
 }
 

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"maps"
 	"reflect"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/weir-gateway/weir/blocklists/source"
@@ -19,6 +22,14 @@ import (
 // notifications it works for network file systems, renames and the symbolic
 // links of mounted configuration alike.
 const watchEvery = 250 * time.Millisecond
+
+// retryEvery is how often a reload is tried again that failed because of the
+// machine (too many open files, an input error) and not because of what the
+// files say: no change of a file will announce that the machine has recovered.
+const retryEvery = 5 * time.Second
+
+// triedAgain is why such a reload happens.
+const triedAgain = "tried again"
 
 // Reload reads the configuration and all lists again and puts them in force,
 // or returns an error and changes nothing. It returns when that is done.
@@ -54,8 +65,11 @@ func (g *Gateway) own(ctx context.Context) error {
 			}
 			reply <- g.reload("asked")
 		case <-tick.C:
+			// reload reports how it went.
 			if g.watched.changed() {
-				_ = g.reload("file changed") // reload has reported it
+				_ = g.reload("file changed")
+			} else if !g.retry.IsZero() && time.Now().After(g.retry) {
+				_ = g.reload(triedAgain)
 			}
 		}
 	}
@@ -65,11 +79,18 @@ func (g *Gateway) own(ctx context.Context) error {
 func (g *Gateway) reload(why string) error {
 	began := time.Now()
 	err := g.tryReload(began)
+	g.retry = time.Time{}
 	if err != nil {
+		if isSystem(err) {
+			g.retry = time.Now().Add(retryEvery)
+		}
 		text := err.Error()
 		g.counts.failed.Add(1)
-		g.counts.lastError.Store(&text)
-		g.log.Error("reload rejected, the policy in force stays", "why", why, "generation", g.state.Load().generation, "error", err)
+		level := slog.LevelError
+		if last := g.counts.lastError.Swap(&text); why == triedAgain && last != nil && *last == text {
+			level = slog.LevelDebug // said once
+		}
+		g.log.Log(context.Background(), level, "reload rejected, the policy in force stays", "why", why, "generation", g.state.Load().generation, "error", err)
 		return err
 	}
 	g.counts.ok.Add(1)
@@ -77,6 +98,13 @@ func (g *Gateway) reload(why string) error {
 	st := g.state.Load()
 	g.log.Info("policy in force", "why", why, "generation", st.generation, "rules", g.store.Load().Rules(), "took", st.took)
 	return nil
+}
+
+// isSystem reports whether the error is one of the operating system, but for a
+// file that is missing: that one coming back is a change.
+func isSystem(err error) bool {
+	_, ok := errors.AsType[syscall.Errno](err)
+	return ok && !errors.Is(err, fs.ErrNotExist)
 }
 
 func (g *Gateway) tryReload(began time.Time) error {

@@ -19,12 +19,14 @@ type Opener struct {
 	Bundles fs.FS
 }
 
-// A Revision tells one state of a source from another without reading it. Two
-// equal revisions of a file that was replaced or written to since are as
-// unlikely as a rewrite that keeps size, inode and time of change.
+// A Revision tells one state of a source from another without reading it. On
+// Linux a file that was replaced or written to, or whose owner or mode has
+// changed so that it may now be read, has another one, whatever its size and
+// whatever time it was given. Elsewhere size and time must do.
 type Revision struct {
 	Size    int64
 	ModTime time.Time
+	Changed time.Time // of the contents or the inode, which nobody can set
 	Inode   uint64
 }
 

@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -88,6 +89,18 @@ func TestRevision(t *testing.T) {
 	}
 	if b, _ := o.Revision(src); a == b {
 		t.Error("a file with another time has the same revision")
+	}
+	if runtime.GOOS == "linux" {
+		a, _ = o.Revision(src)
+		if err := os.WriteFile(file, []byte("six\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(file, time.Time{}, a.ModTime); err != nil {
+			t.Fatal(err)
+		}
+		if b, _ := o.Revision(src); a == b {
+			t.Error("a file written to in place, with its size and time kept, has the same revision")
+		}
 	}
 	if r, err := o.Revision("embedded:x"); err != nil || r != (Revision{}) {
 		t.Errorf("an embedded source changes: %v, %v", r, err)

@@ -29,6 +29,7 @@ type checked struct {
 	Bans   []string     `json:"bans,omitempty"`
 	Lists  int          `json:"lists"`
 	Rules  int          `json:"rules"`
+	Skips  int          `json:"skipped"` // entries of the lists that were not used
 	Errors []checkError `json:"errors,omitempty"`
 }
 
@@ -58,7 +59,11 @@ func check(c *cli.Context) error {
 	if name == "" {
 		name = "built-in default"
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "%s: ok: %d bans, %d lists, %d rules\n", name, len(res.Bans), res.Lists, res.Rules)
+	skipped := ""
+	if res.Skips > 0 {
+		skipped = fmt.Sprintf("; %d entries of the lists are skipped, and weir lists lint says why", res.Skips)
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "%s: ok: %d bans, %d lists, %d rules%s\n", name, len(res.Bans), res.Lists, res.Rules, skipped)
 	return err
 }
 
@@ -74,6 +79,9 @@ func checkFile(file string) (checked, error) {
 			}
 			for _, l := range e.Lists() {
 				res.Rules += l.Rules
+				if l.Report != nil {
+					res.Skips += l.Report.Skipped()
+				}
 				if l.Enabled {
 					res.Lists++
 				}

@@ -39,6 +39,9 @@ compdef _weir weir
 `
 )
 
+// completionRequest is the last argument of what a script asks.
+const completionRequest = "--generate-bash-completion"
+
 func completionCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "completion",

@@ -62,8 +62,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
-		Name:  "weir",
-		Usage: "hold back banned apps on the VPN path, and let everything else through",
+		Name:      "weir",
+		UsageText: "weir COMMAND [options]",
+		Usage:     "hold back banned apps on the VPN path, and let everything else through",
 		Description: "Weir answers DNS questions and proxies HTTP under one policy: the bans.\n" +
 			"With no configuration file it runs a built-in default that enforces the bans of\n" +
 			"WeChat, Kaspersky and TikTok on 127.0.0.1:5353 (DNS) and 127.0.0.1:3128 (proxy).",
@@ -111,6 +112,9 @@ func noSuchCommand(c *cli.Context) error {
 func flagsFirst(app *cli.App, args []string) []string {
 	commands, i := app.Commands, 1
 	var cmd *cli.Command
+	if args[len(args)-1] == completionRequest {
+		return args // half a command line: its order is what the shell asks about
+	}
 	for i < len(args) {
 		j := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(args[i]) })
 		if j < 0 {

@@ -28,6 +28,9 @@ func serveCommand() *cli.Command {
 }
 
 func serve(c *cli.Context) error {
+	// Whoever reads the log may end; that is no reason for devices to be without
+	// a policy. Without this, a write to a closed standard error ends the process.
+	signal.Ignore(syscall.SIGPIPE)
 	// From the first moment on, so that a signal while the policy is compiled
 	// neither kills the process nor is lost.
 	hup := make(chan os.Signal, 1)

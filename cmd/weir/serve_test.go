@@ -232,6 +232,50 @@ func TestServe(t *testing.T) {
 }
 
 // TestStatusAsksTheGateway runs lists status beside a running gateway.
+// The end of whoever reads the log is not the end of the gateway.
+func TestServeWithoutLogReader(t *testing.T) {
+	path, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := ports(t, 1)
+	file := filepath.Join(t.TempDir(), "weir.yml")
+	text := fmt.Sprintf("dns: {listen: [], upstreams: [\"udp://127.0.0.1:9\"]}\nproxy: {listen: []}\nadmin: {listen: %q}\n", a[0])
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, "serve", "--config", file)
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = stderr.Close()
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	if err := waitReady("http://"+a[0]+"/readyz", done, 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	p := &process{t: t, admin: "http://" + a[0]}
+	if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); p.status().Generation == 1 && time.Now().Before(end); {
+		time.Sleep(20 * time.Millisecond)
+	}
+	if got := p.status().Generation; got != 2 {
+		t.Errorf("generation %d after SIGHUP, want 2", got)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("weir ended with %v", err)
+	}
+}
+
 func TestStatusAsksTheGateway(t *testing.T) {
 	a := ports(t, 1)
 	file := filepath.Join(t.TempDir(), "weir.yml")

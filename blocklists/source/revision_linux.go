@@ -1,10 +1,9 @@
-//go:build unix
-
 package source
 
 import (
 	"os"
 	"syscall"
+	"time"
 )
 
 func fileRevision(path string) (Revision, error) {
@@ -14,7 +13,7 @@ func fileRevision(path string) (Revision, error) {
 	}
 	r := Revision{Size: st.Size(), ModTime: st.ModTime()}
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-		r.Inode = sys.Ino
+		r.Inode, r.Changed = sys.Ino, time.Unix(sys.Ctim.Unix())
 	}
 	return r, nil
 }
