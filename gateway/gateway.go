@@ -160,11 +160,11 @@ func (g *Gateway) bind() error {
 		}
 	}
 	if len(g.cfg.Proxy.Listen) > 0 {
-		p := g.cfg.Proxy
+		p, clients := g.cfg.Proxy, clientLimit(openFiles())
 		g.proxy, err = proxy.Listen(proxy.Options{
 			Listen: p.Listen, Policy: &g.store, Resolver: &g.resolver, Audit: sink, Log: g.log,
 			ConnectPorts: p.ConnectPorts, HTTPPorts: p.HTTPPorts, AllowNetworks: p.AllowNetworks,
-			Self: g.ownAddrs(), Drain: drain,
+			Self: g.ownAddrs(), MaxConns: clients, MaxTunnels: clients, Drain: drain,
 		})
 		if err != nil {
 			return listenError("proxy.listen", err)

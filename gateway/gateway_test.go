@@ -227,7 +227,7 @@ func TestSkippedListIsLogged(t *testing.T) {
 	text := strings.ReplaceAll(ownBan, "UPSTREAM", upstream(t))
 	var log strings.Builder
 	for lines, want := range map[string]bool{
-		"a.example\nb.example\nno name\n":             false,
+		"a.example\nb.example\nno name\n":              false,
 		"a.example\n||b.example^\n||c.example^\n# x\n": true,
 	} {
 		for name, text := range map[string]string{file: text, list: lines} {

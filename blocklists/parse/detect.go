@@ -131,6 +131,9 @@ func isCanonical(s string) bool {
 // isZoneLine reports whether the line is a directive or a record of a zone.
 func isZoneLine(s string) bool {
 	fields := strings.Fields(s)
+	if len(fields) == 0 { // blanks of Unicode only
+		return false
+	}
 	switch strings.ToUpper(fields[0]) {
 	case "$TTL", "$ORIGIN", "$INCLUDE", "$GENERATE":
 		return true

@@ -1,0 +1,6 @@
+//go:build !unix
+
+package gateway
+
+// openFiles is how many files the process may open: no bound is known here.
+func openFiles() uint64 { return 1 << 20 }
