@@ -249,9 +249,9 @@ func (v value) source() (string, bool) {
 		src := "file:" + abs
 		if _, named := v.d.sources[src]; !named && ok {
 			if v.d.sources == nil {
-				v.d.sources = make(map[string]Error)
+				v.d.sources = make(map[string]place)
 			}
-			v.d.sources[src] = Error{File: v.d.file, Line: v.n.Line, Column: v.n.Column, Key: v.key}
+			v.d.sources[src] = place{v.d.file, v.n.Line, v.n.Column, v.key}
 		}
 		return src, ok
 	case "http", "https", "rpz":

@@ -36,7 +36,14 @@ type Config struct {
 	Log        Log
 	State      string // folder for last-good lists, generations, evidence; empty: the user's cache folder
 
-	sources map[string]Error // where the file names each source of a list, without a message
+	sources map[string]place // where the file names each source of a list
+}
+
+// A place is where something stands in a configuration file.
+type place struct {
+	file         string
+	line, column int
+	key          string
 }
 
 // At returns err as an Error at the place where the file names that source, for
@@ -47,8 +54,7 @@ func (c *Config) At(source string, err error) error {
 	if !named {
 		return err
 	}
-	at.Msg, at.Err = err.Error(), err
-	return Errors{&at}
+	return Errors{{File: at.file, Line: at.line, Column: at.column, Key: at.key, Msg: err.Error(), Err: err}}
 }
 
 // DNS configures the resolver.

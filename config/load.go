@@ -97,7 +97,7 @@ type run struct {
 	bundles fs.FS
 	errs    collector
 	lists   []listAt                  // lists of all bans
-	sources map[string]Error          // of the files that the bans name
+	sources map[string]place          // of the files that the bans name
 	builtIn map[string]blocklists.Ban // those decoded already, by id
 }
 

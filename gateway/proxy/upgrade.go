@@ -34,6 +34,10 @@ func (s *Server) serveUpgrade(w http.ResponseWriter, r *http.Request, g *gate, f
 		s.denyPlain(w, r, g, x, x.failure(f, err))
 		return
 	}
+	defer func() {
+		_ = origin.Close() // first, or closing the content would wait for its end
+		_ = resp.Body.Close()
+	}()
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		s.declined(w, g, f, resp)
 		return

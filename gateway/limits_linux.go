@@ -1,5 +1,3 @@
-//go:build unix
-
 package gateway
 
 import "syscall"
@@ -11,5 +9,5 @@ func openFiles() uint64 {
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r) != nil {
 		return 1024
 	}
-	return uint64(r.Cur) // signed on some systems
+	return r.Cur
 }
