@@ -2,18 +2,21 @@ module github.com/weir-gateway/weir
 
 go 1.26.0
 
+// The product.
 require (
 	github.com/elazarl/goproxy v1.9.3
 	github.com/gaissmai/bart v0.30.0
 	github.com/hashicorp/golang-lru/v2 v2.0.7
 	github.com/miekg/dns v1.1.73
 	github.com/prometheus/client_golang v1.25.0
-	github.com/rogpeppe/go-internal v1.16.0
 	github.com/urfave/cli/v2 v2.27.7
 	go.yaml.in/yaml/v3 v3.0.6
 	golang.org/x/net v0.62.0
 	golang.org/x/sync v0.24.0
 )
+
+// Tests only.
+require github.com/rogpeppe/go-internal v1.16.0
 
 require (
 	github.com/beorn7/perks v1.0.1 // indirect
