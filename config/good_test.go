@@ -109,7 +109,7 @@ func TestAbsentIsDefault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{"", "\n", "# nothing\n", "---\n", "\ufeff", "\ufeff# nothing\r\n", "{}", "---\n...\n", "dns: {}\nproxy: {sni: {}}\nlog: {}\n", DefaultText()} {
+	for _, text := range []string{"", "\n", "# nothing\n", "---\n", "\ufeff", "\ufeff# nothing\r\n", "{}", "---\n...\n", "dns: {}\nproxy: {sni: {}}\nlog: {}\n", defaultText} {
 		c := mustParse(t, "", text, bundles)
 		equal(t, text, c, def)
 	}

@@ -22,10 +22,7 @@ var defaultText string
 // defaultFile names the built-in default in errors.
 const defaultFile = "default.yml"
 
-// DefaultText returns the built-in default as a configuration file.
-func DefaultText() string { return defaultText }
-
-// Default returns the built-in default: what DefaultText says, with the bans
+// Default returns the built-in default: what default.yml says, with the bans
 // that bundles holds. An error means that bundles does not fit.
 func Default(bundles fs.FS) (*Config, error) {
 	return Parse("", nil, bundles)

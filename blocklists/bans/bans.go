@@ -11,22 +11,10 @@
 // decision, and nothing changes at run time.
 package bans
 
-import (
-	"embed"
-	"slices"
-)
+import "embed"
 
 // FS holds the bundles, each in the folder of its id, and protected.txt. A
 // source "embedded:PATH" is a path in it.
 //
 //go:embed bypass kaspersky tiktok wechat protected.txt
 var FS embed.FS
-
-// ids are the bundles in the order in which they are cited: the bans that
-// somebody ordered before the one that only keeps them from being evaded, so
-// that a name in both is blocked by the order's authority.
-var ids = []string{"wechat", "kaspersky", "tiktok", "bypass"}
-
-// IDs returns the ids of the built-in bans, in the order in which they are
-// cited.
-func IDs() []string { return slices.Clone(ids) }

@@ -15,17 +15,11 @@ import (
 	"github.com/weir-gateway/weir/blocklists/bans"
 )
 
-// TestIDs checks that the ids and the folders are the same, and that a caller
-// cannot change them.
-func TestIDs(t *testing.T) {
-	want := []string{"wechat", "kaspersky", "tiktok", "bypass"}
-	if got := bans.IDs(); !slices.Equal(got, want) {
-		t.Fatalf("IDs() = %v, want %v", got, want)
-	}
-	bans.IDs()[0] = "other"
-	if got := bans.IDs(); !slices.Equal(got, want) {
-		t.Errorf("IDs() = %v after a caller wrote to it, want %v", got, want)
-	}
+// ids are the bundles in the order in which the default configuration cites them.
+var ids = []string{"wechat", "kaspersky", "tiktok", "bypass"}
+
+// TestFolders checks that each bundle has a folder, and each folder a bundle.
+func TestFolders(t *testing.T) {
 	entries, err := fs.ReadDir(bans.FS, ".")
 	if err != nil {
 		t.Fatal(err)
@@ -36,16 +30,15 @@ func TestIDs(t *testing.T) {
 			folders = append(folders, e.Name())
 		}
 	}
-	slices.Sort(want)
-	if !slices.Equal(folders, want) {
-		t.Errorf("folders are %v, ids %v", folders, want)
+	if want := slices.Sorted(slices.Values(ids)); !slices.Equal(folders, want) {
+		t.Errorf("folders are %v, want %v", folders, want)
 	}
 }
 
 // TestVectors checks every vector with the slow reader, with the vendor tier
 // off and on.
 func TestVectors(t *testing.T) {
-	for _, id := range bans.IDs() {
+	for _, id := range ids {
 		b := readBan(t, id)
 		var blocks, allows int
 		for _, v := range readVectors(t, id) {
@@ -73,7 +66,7 @@ func TestVectors(t *testing.T) {
 // TestVectorsWitnessRules checks that no rule about names or URLs could be
 // lost unseen: for each there is a must-block vector that it matches.
 func TestVectorsWitnessRules(t *testing.T) {
-	for _, id := range bans.IDs() {
+	for _, id := range ids {
 		b := readBan(t, id)
 		var targets []slowTarget
 		for _, v := range readVectors(t, id) {
@@ -99,10 +92,10 @@ func TestVectorsWitnessRules(t *testing.T) {
 // to let through, because all of them are in force together.
 func TestVectorsAcrossBans(t *testing.T) {
 	all := map[string]slowBan{}
-	for _, id := range bans.IDs() {
+	for _, id := range ids {
 		all[id] = readBan(t, id)
 	}
-	for _, id := range bans.IDs() {
+	for _, id := range ids {
 		for _, v := range readVectors(t, id) {
 			if v.block || !v.holds(exclusiveOnly) {
 				continue
@@ -120,7 +113,7 @@ func TestVectorsAcrossBans(t *testing.T) {
 func listFiles(t *testing.T) []string {
 	t.Helper()
 	files := []string{"protected.txt"}
-	for _, id := range bans.IDs() {
+	for _, id := range ids {
 		for _, l := range readBan(t, id).Lists {
 			files = append(files, strings.TrimPrefix(l.Source, "embedded:"))
 		}
@@ -135,7 +128,7 @@ func TestEveryFileIsUsed(t *testing.T) {
 	for _, f := range listFiles(t) {
 		used[f] = true
 	}
-	for _, id := range bans.IDs() {
+	for _, id := range ids {
 		used[id+"/ban.yml"] = true
 		b := readBan(t, id)
 		if want := "embedded:" + id + "/vectors.txt"; b.Vectors != want {
@@ -225,7 +218,7 @@ func checkBlock(t *testing.T, file, block string) bool {
 // TestNoDuplicates checks that a list says nothing twice and that the tiers of
 // a bundle do not share a name.
 func TestNoDuplicates(t *testing.T) {
-	for _, id := range bans.IDs() {
+	for _, id := range ids {
 		tierOf := map[string]string{}
 		for _, l := range readBan(t, id).Lists {
 			seen := map[string]int{}
@@ -247,7 +240,7 @@ func TestNoDuplicates(t *testing.T) {
 // TestPrefixes checks that every prefix is one that may be blocked: masked,
 // global unicast, and no wider than what was looked at.
 func TestPrefixes(t *testing.T) {
-	for _, id := range bans.IDs() {
+	for _, id := range ids {
 		for _, l := range readBan(t, id).Lists {
 			var before []netip.Prefix
 			for _, r := range l.rules {
@@ -279,7 +272,7 @@ func TestPrefixes(t *testing.T) {
 // compared, with more than one label.
 func TestNamesAreCanonical(t *testing.T) {
 	form := regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$`)
-	for _, id := range bans.IDs() {
+	for _, id := range ids {
 		for _, l := range readBan(t, id).Lists {
 			for _, r := range l.rules {
 				if r.form != 'p' && !form.MatchString(r.name) {
@@ -304,7 +297,7 @@ func TestSignals(t *testing.T) {
 		"gc.kis.v2.scr.kaspersky-labs.com": "kaspersky", "s17.upd.kaspersky.com": "kaspersky", "touch.kaspersky.com": "kaspersky", "x.ksn.kaspersky-labs.com": "kaspersky",
 		"api16-normal-c-useast1a.tiktokv.com": "tiktok", "log-va.tiktokv.com": "tiktok", "api16-normal-useast5.tiktokv.us": "tiktok", "dig.bdurl.net": "tiktok",
 	}
-	for _, id := range bans.IDs() {
+	for _, id := range ids {
 		b := readBan(t, id)
 		domains := slowBan{Lists: slices.DeleteFunc(slices.Clone(b.Lists), func(l slowList) bool { return l.Signal != "" })}
 		for _, l := range b.Lists {
@@ -346,7 +339,7 @@ func TestProtected(t *testing.T) {
 			t.Errorf("protected.txt:%d: %s is not an allow rule", r.line, r.text)
 		}
 	}
-	for _, id := range bans.IDs() {
+	for _, id := range ids {
 		b := readBan(t, id)
 		for _, v := range readVectors(t, id) {
 			if r := protected.decide(slowParse(t, v.target)); v.block && r != nil && !strings.HasPrefix(v.target, "http:") {
@@ -389,7 +382,7 @@ func TestProtected(t *testing.T) {
 // language has the other beside it, and no text in one language only is left.
 func TestTextsInBothLanguages(t *testing.T) {
 	bilingual := []string{"title", "authority", "instrument", "reason", "contact", "office", "what"}
-	for _, id := range bans.IDs() {
+	for _, id := range ids {
 		var doc yaml.Node
 		if err := yaml.Unmarshal([]byte(readFile(t, id+"/ban.yml")), &doc); err != nil {
 			t.Fatal(err)

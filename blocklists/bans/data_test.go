@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/weir-gateway/weir/bench/corpus"
-	"github.com/weir-gateway/weir/blocklists/bans"
 )
 
 // This file compares the bundles with the facts that they were made from.
@@ -132,7 +131,7 @@ var sharedFronts = []string{"104.16.132.229/32", "104.16.133.229/32", "104.28.0.
 // has a prefix that is not a fact.
 func TestAddressesOfTheFacts(t *testing.T) {
 	lists := map[string]map[string][]netip.Prefix{} // by ban and tier
-	for _, id := range bans.IDs() {
+	for _, id := range ids {
 		lists[id] = map[string][]netip.Prefix{}
 		for _, l := range readBan(t, id).Lists {
 			for _, r := range l.rules {

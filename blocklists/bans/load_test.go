@@ -105,9 +105,9 @@ func judge(t *testing.T, s *policy.Snapshot, target string) policy.Verdict {
 // off and on.
 func TestLoadedVectors(t *testing.T) {
 	bs := builtIn(t)
-	var ids []string
+	var configured []string
 	for i := range bs {
-		ids = append(ids, bs[i].ID)
+		configured = append(configured, bs[i].ID)
 		for _, tiers := range [][]blocklists.Tier{{blocklists.TierExclusive}, {blocklists.TierExclusive, blocklists.TierVendor}} {
 			on := map[string]bool{}
 			for _, tier := range tiers {
@@ -125,15 +125,15 @@ func TestLoadedVectors(t *testing.T) {
 			}
 		}
 	}
-	if !slices.Equal(ids, bans.IDs()) {
-		t.Errorf("config has the bans %v, want %v", ids, bans.IDs())
+	if !slices.Equal(configured, ids) {
+		t.Errorf("config has the bans %v, want %v", configured, ids)
 	}
 }
 
 // TestLoadedTogether checks the default policy: all bans, exclusive tier.
 func TestLoadedTogether(t *testing.T) {
 	s := snapshot(t, builtIn(t), blocklists.TierExclusive)
-	for _, id := range bans.IDs() {
+	for _, id := range ids {
 		for _, v := range readVectors(t, id) {
 			if !v.holds(exclusiveOnly) {
 				continue
