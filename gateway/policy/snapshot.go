@@ -49,6 +49,7 @@ type Spec struct {
 // and safe for concurrent use; slices and pointers reached through it must not
 // be written to.
 type Snapshot struct {
+	id      uint64
 	spec    Spec
 	allBans mask // all bans
 	groups  bart.Table[int]
@@ -56,6 +57,14 @@ type Snapshot struct {
 	exempt  [][]*Exemption
 	cache   *matchCache
 }
+
+// snapshots numbers the snapshots of this process.
+var snapshots atomic.Uint64
+
+// ID tells this snapshot from every other one of the process, and is never 0.
+// What was found out under a snapshot may be kept with its ID: unlike a pointer
+// it does not keep a replaced policy in memory.
+func (s *Snapshot) ID() uint64 { return s.id }
 
 // A mask is a set of bans by index. It is a slice of words because nothing
 // bounds the number of bans.
@@ -80,7 +89,7 @@ func NewSnapshot(spec Spec) (*Snapshot, error) {
 			return nil, fmt.Errorf("list %s belongs to no ban", l.Name)
 		}
 	}
-	s := &Snapshot{spec: spec, cache: newMatchCache(spec.CacheEntries)}
+	s := &Snapshot{id: snapshots.Add(1), spec: spec, cache: newMatchCache(spec.CacheEntries)}
 	byID := make(map[string]int, len(spec.Bans))
 	s.allBans = s.newMask()
 	for i, b := range spec.Bans {
@@ -185,11 +194,29 @@ func (s *Snapshot) URL(sub Subject, host, path string, now time.Time) Verdict {
 // address is banned in every disguise.
 func (s *Snapshot) Addr(sub Subject, addr netip.Addr, now time.Time) Verdict {
 	var buf [8]blocklists.Match
-	ms := s.spec.Set.AppendAddr(buf[:0], addr)
+	return s.judge(sub, s.appendAddr(buf[:0], addr), now)
+}
+
+// Mentions reports whether any list speaks about the canonical name. A name
+// that none speaks about may pass for every subject at every time.
+func (s *Snapshot) Mentions(name string) bool {
+	var buf [4]blocklists.Match
+	return len(s.spec.Set.AppendName(buf[:0], name)) > 0
+}
+
+// MentionsAddr is Mentions for an address, together with the IPv4 address that
+// it embeds.
+func (s *Snapshot) MentionsAddr(addr netip.Addr) bool {
+	var buf [4]blocklists.Match
+	return len(s.appendAddr(buf[:0], addr)) > 0
+}
+
+func (s *Snapshot) appendAddr(dst []blocklists.Match, addr netip.Addr) []blocklists.Match {
+	dst = s.spec.Set.AppendAddr(dst, addr)
 	if v4 := blocklists.EmbeddedIPv4(addr); v4.IsValid() {
-		ms = s.spec.Set.AppendAddr(ms, v4)
+		dst = s.spec.Set.AppendAddr(dst, v4)
 	}
-	return s.judge(sub, ms, now)
+	return dst
 }
 
 // judge applies the order of precedence: a live exemption of the subject from
