@@ -59,3 +59,7 @@ func (l *liveResolver) Resolve(ctx context.Context, q *dns.Msg) (*resolver.Answe
 func (l *liveResolver) LookupAddrs(ctx context.Context, name string) ([]netip.Addr, []resolver.Link, error) {
 	return l.p.Load().LookupAddrs(ctx, name)
 }
+
+// Current lets the DNS server's readers use the resolver's cache without a
+// message for each question.
+func (l *liveResolver) Current() *resolver.Resolver { return l.p.Load() }

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-gateway/weir/gateway/wire"
 )
 
 // Blocked and cached questions from bytes to bytes, without the socket.
@@ -32,7 +34,7 @@ func BenchmarkQuestion(b *testing.B) {
 			p := pack(b, bc.q)
 			b.ReportAllocs()
 			for b.Loop() {
-				if reply := handleAll(c, out, p, from, udp); len(reply) < headerLen || reply[3]&0xF != bc.rcode {
+				if reply := handleAll(c, out, p, from, udp); len(reply) < wire.HeaderLen || reply[3]&0xF != bc.rcode {
 					b.Fatalf("reply %x", reply)
 				}
 			}

@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// An exit is the one way by which questions leave for the resolver: a bounded
-// number of workers, started as they are needed, and a bounded queue before
-// them. What fits neither is not taken.
+// An exit is the one way by which messages leave the readers that answer on
+// the spot: a bounded number of workers, started as they are needed, and a
+// bounded queue before them. What fits neither is not taken.
 type exit struct {
 	life context.Context // ends when waiting resolutions must give up
 	core *core
@@ -16,27 +16,32 @@ type exit struct {
 	idle    sync.Cond // running has become 0
 	workers int
 	running int
-	queue   []*question // a ring
+	queue   []task // a ring
 	head, n int
 }
 
+// A task is what a worker does for one message. It may wait for the resolver.
+type task interface {
+	run(e *exit)
+}
+
 func newExit(life context.Context, c *core, workers, queue int) *exit {
-	e := &exit{life: life, core: c, workers: workers, queue: make([]*question, queue)}
+	e := &exit{life: life, core: c, workers: workers, queue: make([]task, queue)}
 	e.idle.L = &e.mu
 	return e
 }
 
-// take takes the question and reports true, or reports that there is no room.
-// It never blocks.
-func (e *exit) take(q *question) bool {
+// take takes the task and reports true, or reports that there is no room. It
+// never blocks.
+func (e *exit) take(t task) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
 	case e.running < e.workers:
 		e.running++
-		go e.work(q)
+		go e.work(t)
 	case e.n < len(e.queue):
-		e.queue[(e.head+e.n)%len(e.queue)] = q
+		e.queue[(e.head+e.n)%len(e.queue)] = t
 		e.n++
 	default:
 		return false
@@ -45,19 +50,17 @@ func (e *exit) take(q *question) bool {
 	return true
 }
 
-// work is a worker: it lives for as long as there are questions.
-func (e *exit) work(q *question) {
-	for q != nil {
-		e.resolve(q)
-		e.core.stats.inflight.Add(-1)
-		q.to.respond(q)
-		q = e.next()
+// work is a worker: it lives for as long as there are tasks.
+func (e *exit) work(t task) {
+	for t != nil {
+		t.run(e)
+		t = e.next()
 	}
 }
 
-// next returns the question that has waited longest, or nil, which ends the
+// next returns the task that has waited longest, or nil, which ends the
 // worker.
-func (e *exit) next() *question {
+func (e *exit) next() task {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.n == 0 {
@@ -66,11 +69,11 @@ func (e *exit) next() *question {
 		}
 		return nil
 	}
-	q := e.queue[e.head]
+	t := e.queue[e.head]
 	e.queue[e.head] = nil
 	e.head = (e.head + 1) % len(e.queue)
 	e.n--
-	return q
+	return t
 }
 
 // resolve asks the resolver, within the question's time: the client does not
@@ -91,4 +94,12 @@ func (e *exit) wait() {
 	for e.running > 0 {
 		e.idle.Wait()
 	}
+}
+
+// run implements task for a question of a stream: it finds the answer, and the
+// stream's writer judges and sends it.
+func (q *question) run(e *exit) {
+	e.resolve(q)
+	e.core.stats.inflight.Add(-1)
+	q.stream.respond(q)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/weir-gateway/weir/gateway/audit"
 	"github.com/weir-gateway/weir/gateway/policy"
 	"github.com/weir-gateway/weir/gateway/resolver"
+	"github.com/weir-gateway/weir/gateway/wire"
 )
 
 // A transport is how a question came.
@@ -39,14 +40,9 @@ type question struct {
 	answer *resolver.Answer
 	err    error
 	cached bool
-	// to takes the question back when it has been to the exit.
-	to responder
-}
-
-// A responder writes the reply to a question that has come back from the exit.
-// It must not block.
-type responder interface {
-	respond(q *question)
+	// stream is where the question goes when it has been to the exit; nil for
+	// one that came over UDP.
+	stream *stream
 }
 
 // A core handles questions, whatever they came by.
@@ -90,18 +86,13 @@ const (
 )
 
 // reply returns the reply to write now, which is nil for a question that is
-// dropped. If the answer has to be fetched first, it hands the question to the
-// exit, which is the only way out, and reports that it is pending.
-func (c *core) reply(dst []byte, q *question) (reply []byte, pending bool) {
+// dropped, or says that the resolver must be asked first.
+func (c *core) reply(dst []byte, q *question) (reply []byte, miss bool) {
 	for {
 		snap := c.policy.Load()
 		d := c.decide(snap, q)
 		if d.kind == kindMiss {
-			if c.exit.take(q) {
-				return nil, true
-			}
-			q.err = errOverload
-			continue
+			return nil, true
 		}
 		reply := c.build(dst, q, &d)
 		if c.policy.Load() != snap {
@@ -192,19 +183,32 @@ func (q *question) local() kind {
 // is none. Both are nil for a message that must not be answered.
 func (c *core) accept(dst, p []byte, from netip.Addr, tr transport) (q *question, reply []byte) {
 	c.stats.received[tr].Add(1)
-	f, rcode, why := check(p)
-	switch f {
-	case ignore:
-		c.stats.drop(why)
+	var look wire.Query
+	switch f, rcode := look.Parse(p); f {
+	case wire.Ignore:
+		c.stats.drop(ignored(p))
 		return nil, nil
-	case reject:
+	case wire.Reject:
 		return nil, c.rejectHeader(dst, p, rcode)
 	}
+	return c.unpack(dst, p, from, tr, time.Now())
+}
+
+// ignored says why a message is not answered at all.
+func ignored(p []byte) drop {
+	if len(p) < wire.HeaderLen {
+		return dropShort
+	}
+	return dropResponse
+}
+
+// unpack is accept for a message whose header and question were looked at.
+func (c *core) unpack(dst, p []byte, from netip.Addr, tr transport, arrived time.Time) (q *question, reply []byte) {
 	m := new(dns.Msg)
 	if err := m.Unpack(p); err != nil || len(m.Question) != 1 || len(m.Extra) != int(p[11]) {
 		return nil, c.rejectHeader(dst, p, dns.RcodeFormatError)
 	}
-	q = &question{msg: m, transport: tr, from: policy.Subject{Addr: from.Unmap().WithZone("")}, arrived: time.Now()}
+	q = &question{msg: m, transport: tr, from: policy.Subject{Addr: from.Unmap().WithZone("")}, arrived: arrived}
 	q.qtype = m.Question[0].Qtype
 	opt, ok := onlyOPT(m)
 	if !ok {
@@ -220,10 +224,10 @@ func (c *core) accept(dst, p []byte, from netip.Addr, tr transport) (q *question
 	return q, nil
 }
 
-func (c *core) rejectHeader(dst, p []byte, rcode int) []byte {
+func (c *core) rejectHeader(dst, p []byte, rcode uint8) []byte {
 	c.stats.rejected.Add(1)
-	c.stats.rcode(rcode)
-	return appendHeader(dst, p, rcode)
+	c.stats.rcode(int(rcode))
+	return wire.AppendHeader(dst, p, rcode)
 }
 
 // protocolError returns the rcode for a question that is well-formed but not
@@ -277,11 +281,8 @@ func escapeDots(name string) string {
 // record counts the decision and puts it on the record: once for each
 // question, here and nowhere else.
 func (c *core) record(q *question, d *decision, reply []byte) {
-	result := "DROP"
 	if len(reply) > 0 {
-		rcode := int(reply[3] & 0xF)
-		result = rcodeWord(rcode)
-		c.stats.rcode(rcode)
+		c.stats.rcode(int(reply[3] & 0xF))
 	}
 	c.stats.actions[d.Action].Add(1)
 	switch d.kind {
@@ -304,16 +305,24 @@ func (c *core) record(q *question, d *decision, reply []byte) {
 			c.stats.failed.Add(1)
 		}
 	}
-	name := q.name
+	c.audit.Put(newRecord(&d.Verdict, q.from.Addr, q.name, q.qtype, q.transport, d.via, reply, d.now))
+}
+
+// newRecord is the one place where decisions of this plane become records.
+func newRecord(v *policy.Verdict, from netip.Addr, name string, qtype uint16, tr transport, via string, reply []byte, now time.Time) audit.Record {
 	if name == "" {
 		name = "."
 	}
-	r := audit.Record{
-		Time: d.now, Plane: "dns", Transport: transportNames[q.transport], Device: q.from.Addr,
-		Name: name, Type: dns.Type(q.qtype).String(), Via: d.via, Result: result,
+	result := "DROP"
+	if len(reply) > 0 {
+		result = rcodeWord(int(reply[3] & 0xF))
 	}
-	r.SetVerdict(&d.Verdict)
-	c.audit.Put(r)
+	r := audit.Record{
+		Time: now, Plane: "dns", Transport: transportNames[tr], Device: from,
+		Name: name, Type: dns.Type(qtype).String(), Via: via, Result: result,
+	}
+	r.SetVerdict(v)
+	return r
 }
 
 func isOverload(err error) bool {

@@ -14,12 +14,11 @@ import (
 	"github.com/weir-gateway/weir/blocklists"
 	"github.com/weir-gateway/weir/gateway/policy"
 	"github.com/weir-gateway/weir/gateway/resolver"
+	"github.com/weir-gateway/weir/gateway/wire"
 )
 
 const (
-	// maxUDP is the longest reply over UDP, and the size that replies announce:
-	// it crosses every usual path in one piece (RFC 9715, section 3.1).
-	maxUDP = 1232
+	maxUDP = wire.MaxUDP
 	// maxTitle and maxText bound what EXTRA-TEXT says of a ban, and maxVia what
 	// it says of a link, so that a blocked reply fits into 512 octets with all
 	// but the longest names (RFC 8914, section 3). Official addresses are long:

@@ -56,7 +56,7 @@ type Options struct {
 	// app that asks in a loop asks its device's cache, not the gateway.
 	BlockTTL time.Duration
 
-	Readers int           // goroutines that read each UDP socket; 2, or 4 from 4 processors on
+	Readers int           // goroutines that read UDP for each address; one for each processor
 	Workers int           // questions that wait for the resolver at once; 1024
 	Queue   int           // questions that wait for a worker; 4096
 	Timeout time.Duration // from a question's arrival to its answer, the wait for a worker included; 4.5 s
@@ -71,6 +71,8 @@ type Options struct {
 	// Drain bounds how long Serve waits for the questions in flight when it
 	// ends; 5 s.
 	Drain time.Duration
+
+	portable bool // UDP without batches, for tests where there are batches
 }
 
 func (o *Options) setDefaults() error {
@@ -88,12 +90,8 @@ func (o *Options) setDefaults() error {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	readers := 2
-	if runtime.GOMAXPROCS(0) >= 4 {
-		readers = 4
-	}
 	orDefault(&o.BlockTTL, 60*time.Second)
-	orDefault(&o.Readers, readers)
+	orDefault(&o.Readers, runtime.NumCPU())
 	orDefault(&o.Workers, 1024)
 	orDefault(&o.Queue, 4096)
 	orDefault(&o.Timeout, 4500*time.Millisecond) // stub resolvers wait 5 s; they should hear SERVFAIL, not silence
@@ -117,7 +115,7 @@ func orDefault[T ~int | ~int64](v *T, d T) {
 type Server struct {
 	opts    Options
 	core    core
-	udp     []*udpSocket
+	udp     []udpListener
 	tcp     []*net.TCPListener
 	streams streams
 	// ending is closed when Serve stops reading.
@@ -188,7 +186,7 @@ func network(proto string, a netip.AddrPort) string {
 func (s *Server) Addrs() []netip.AddrPort {
 	addrs := make([]netip.AddrPort, len(s.udp))
 	for i, u := range s.udp {
-		addrs[i] = u.addr
+		addrs[i] = u.addrPort()
 	}
 	return addrs
 }
@@ -198,9 +196,7 @@ func (s *Server) Addrs() []netip.AddrPort {
 // and returns nil. It can be called once.
 func (s *Server) Serve(ctx context.Context) error {
 	for _, u := range s.udp {
-		for range s.opts.Readers {
-			s.wg.Go(u.read)
-		}
+		u.serve(&s.wg)
 	}
 	for _, l := range s.tcp {
 		s.wg.Go(func() { s.accept(l) })
@@ -240,7 +236,7 @@ const killGrace = time.Second
 func (s *Server) drain() {
 	s.end()
 	for _, u := range s.udp {
-		_ = u.conn.SetReadDeadline(time.Unix(1, 0))
+		u.stopReading()
 	}
 	for _, l := range s.tcp {
 		_ = l.Close()
@@ -278,7 +274,7 @@ func wait(done <-chan struct{}, d time.Duration) bool {
 
 func (s *Server) closeSockets() {
 	for _, u := range s.udp {
-		_ = u.conn.Close()
+		u.close()
 	}
 	for _, l := range s.tcp {
 		_ = l.Close()

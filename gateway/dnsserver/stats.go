@@ -29,6 +29,10 @@ type Stats struct {
 	Failed      uint64 // SERVFAIL, because upstream failed
 	Overloaded  uint64 // SERVFAIL, because too many questions wait
 
+	// UDPReads and UDPWrites are the system calls of the readers. With UDP they
+	// say how many messages one call moves.
+	UDPReads, UDPWrites uint64
+
 	Rejudged  uint64 // decided again because the policy changed before the reply was written
 	Truncated uint64 // replies with TC
 
@@ -80,6 +84,7 @@ type counters struct {
 	rejudged, truncated            atomic.Uint64
 	dropped                        [drops]atomic.Uint64
 	rcodes                         [rcodes + 1]atomic.Uint64
+	batches                        [2]atomic.Uint64 // system calls that read and wrote UDP
 	inflight, conns                atomic.Int64
 	accepted                       atomic.Uint64
 }
@@ -89,26 +94,40 @@ func (c *counters) rcode(code int) { c.rcodes[min(uint(code), rcodes)].Add(1) }
 
 // Stats returns the counters.
 func (s *Server) Stats() Stats {
-	c := &s.core.stats
-	st := Stats{
-		UDP: c.received[udp].Load(), TCP: c.received[tcp].Load(), Rejected: c.rejected.Load(),
-		Undecided: c.actions[policy.Undecided].Load(), Allowed: c.actions[policy.Allow].Load(),
-		Reported: c.actions[policy.Report].Load(), Blocked: c.actions[policy.Block].Load(),
-		Cached: c.cached.Load(), Forwarded: c.forwarded.Load(), Synthesized: c.synthesized.Load(),
-		Failed: c.failed.Load(), Overloaded: c.overloaded.Load(),
-		Rejudged: c.rejudged.Load(), Truncated: c.truncated.Load(),
-		Inflight: c.inflight.Load(), Conns: c.conns.Load(), Accepted: c.accepted.Load(),
-		Dropped: make(map[string]uint64, drops), Rcodes: map[string]uint64{},
+	st := Stats{Dropped: make(map[string]uint64, drops), Rcodes: map[string]uint64{}}
+	s.core.stats.addTo(&st)
+	for _, u := range s.udp {
+		for _, c := range u.stats() {
+			c.addTo(&st)
+		}
 	}
+	return st
+}
+
+// addTo adds what was counted. Readers count apart, so that no two of them
+// write to the same memory.
+func (c *counters) addTo(st *Stats) {
+	for to, n := range map[*uint64]*atomic.Uint64{
+		&st.UDP: &c.received[udp], &st.TCP: &c.received[tcp], &st.Rejected: &c.rejected,
+		&st.Undecided: &c.actions[policy.Undecided], &st.Allowed: &c.actions[policy.Allow],
+		&st.Reported: &c.actions[policy.Report], &st.Blocked: &c.actions[policy.Block],
+		&st.Cached: &c.cached, &st.Forwarded: &c.forwarded, &st.Synthesized: &c.synthesized,
+		&st.Failed: &c.failed, &st.Overloaded: &c.overloaded,
+		&st.UDPReads: &c.batches[0], &st.UDPWrites: &c.batches[1],
+		&st.Rejudged: &c.rejudged, &st.Truncated: &c.truncated, &st.Accepted: &c.accepted,
+	} {
+		*to += n.Load()
+	}
+	st.Inflight += c.inflight.Load()
+	st.Conns += c.conns.Load()
 	for i := range c.dropped {
-		st.Dropped[dropNames[i]] = c.dropped[i].Load()
+		st.Dropped[dropNames[i]] += c.dropped[i].Load()
 	}
 	for i := range c.rcodes {
 		if n := c.rcodes[i].Load(); n > 0 {
 			st.Rcodes[rcodeWord(i)] += n
 		}
 	}
-	return st
 }
 
 // rcodeWord is the rcode's word in records and counters.

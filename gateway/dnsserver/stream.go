@@ -183,7 +183,7 @@ func (c *stream) read() {
 			return
 		}
 		if q != nil {
-			q.to = c
+			q.stream = c
 		}
 		c.out <- outgoing{q, reply}
 		if buf = msg[:0]; cap(buf) > keepBuffer {
@@ -260,7 +260,7 @@ func (c *stream) awaitFirst(r *bufio.Reader) bool {
 	}
 }
 
-// respond implements responder.
+// respond takes a question back from the exit.
 func (c *stream) respond(q *question) { c.out <- outgoing{q: q} }
 
 // done gives the token of one question back.
@@ -278,9 +278,13 @@ func (c *stream) write(written chan<- struct{}) {
 	for o := range c.out {
 		reply := o.reply
 		if o.q != nil {
-			var pending bool
-			if reply, pending = c.server.core.reply(buf[:0], o.q); pending {
-				continue
+			var miss bool
+			if reply, miss = c.server.core.reply(buf[:0], o.q); miss {
+				if c.server.core.exit.take(o.q) {
+					continue // it comes back
+				}
+				o.q.err = errOverload
+				reply, _ = c.server.core.reply(buf[:0], o.q)
 			}
 		}
 		c.send(reply)

@@ -156,7 +156,7 @@ func mutant(rnd *rand.Rand, seeds [][]byte) []byte {
 	}
 	if len(p) > 2 {
 		id := uint16(rnd.UintN(replyID))
-		if p[2]&bitQR != 0 {
+		if p[2]&0x80 != 0 {
 			id = replyID
 		}
 		binary.BigEndian.PutUint16(p, id)

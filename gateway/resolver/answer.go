@@ -1,11 +1,17 @@
 package resolver
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-gateway/weir/gateway/policy"
+	"github.com/weir-gateway/weir/gateway/wire"
 )
 
 const (
@@ -15,116 +21,219 @@ const (
 )
 
 // An Answer is one response, cleaned: what the question asked for, the aliases
-// that lead to it, and what proves a negative. It is shared between goroutines
-// and never modified.
+// that lead to it, and what proves a negative. It is kept as the bytes in which
+// clients get it, because records as values take many times the memory and must
+// be packed again for each client. It is shared between goroutines; all but its
+// two notes is never modified.
 type Answer struct {
 	name   string // canonical
-	rcode  int
-	ad     bool
-	answer []dns.RR
-	ns     []dns.RR
+	wire   wire.Answer
 	links  []Link
-	size   int // as a message
+	size   int // in memory, about
 	stored time.Time
 	life   time.Duration // in the cache; 0: not cached
 	now    clock
+
+	// verdict is what Clean found out last: twice the snapshot's ID, and one
+	// more where the answer is clean. One word, so that the two never part.
+	verdict atomic.Uint64
+	// touched is the answer's age in seconds when a Hot last told the cache that
+	// it is in use.
+	touched atomic.Uint32
 }
 
 // Rcode returns the response code. NXDOMAIN and NOERROR are answers; SERVFAIL,
 // REFUSED and NOTIMP are what upstreams say when they have none.
-func (a *Answer) Rcode() int { return a.rcode }
+func (a *Answer) Rcode() int { return int(a.wire.Rcode) }
 
 // Links returns what policy must judge, in the order in which a client would
 // follow it. It must not be modified.
 func (a *Answer) Links() []Link { return a.links }
 
-// Reply returns a fresh message that answers q. TTLs are what is left of them.
-// It has no OPT and is not cut to any size; both are the server's.
+// Wire returns the answer as bytes, for wire.Query.AppendAnswer.
+func (a *Answer) Wire() *wire.Answer { return &a.wire }
+
+// Plain reports whether the answer may go out as Wire has it. The codes by
+// which upstreams say that they have no answer do not: such a reply says more
+// than they do (RFC 8914).
+func (a *Answer) Plain() bool {
+	return a.wire.Rcode == wire.Success || a.wire.Rcode == wire.NameError
+}
+
+// Clean reports whether no list of the snapshot speaks about anything that the
+// answer leads to, so that it may pass for every subject at every time. That is
+// found out once for each snapshot, whichever goroutine comes first; a yes of
+// another snapshot is never taken for one of this. Without a snapshot nothing
+// is clean.
+func (a *Answer) Clean(s *policy.Snapshot) bool {
+	if s == nil {
+		return false
+	}
+	if len(a.links) == 0 {
+		return true
+	}
+	id := s.ID() << 1
+	v := a.verdict.Load()
+	if v&^1 != id {
+		v = id
+		if !mentioned(s, a.links) {
+			v |= 1
+		}
+		a.verdict.Store(v)
+	}
+	return v&1 != 0
+}
+
+// mentioned reports whether a list speaks about one of the links.
+func mentioned(s *policy.Snapshot, links []Link) bool {
+	return slices.ContainsFunc(links, func(l Link) bool {
+		if l.Addr.IsValid() {
+			return s.MentionsAddr(l.Addr)
+		}
+		return s.Mentions(l.Name)
+	})
+}
+
+// Reply returns a fresh message that answers q. TTLs are what is left of them,
+// and names that share labels with the question's have them as the client
+// spells them. It has no OPT and is not cut to any size; both are the server's.
 func (a *Answer) Reply(q *dns.Msg) *dns.Msg {
-	m := &dns.Msg{MsgHdr: dns.MsgHdr{
-		Id: q.Id, Response: true, Opcode: q.Opcode, Rcode: a.rcode,
-		RecursionDesired: q.RecursionDesired, RecursionAvailable: true,
-		CheckingDisabled: q.CheckingDisabled,
-		// RFC 6840, section 5.8.
-		AuthenticatedData: a.ad && (q.AuthenticatedData || wantsDNSSEC(q)),
-	}, Compress: true}
-	m.Question = slices.Clone(q.Question)
 	name := a.name
 	if len(q.Question) == 1 {
 		if c, ok := canonical(q.Question[0].Name); ok && c == a.name {
 			name = q.Question[0].Name
 		}
 	}
-	age := a.age()
-	m.Answer = a.aged(a.answer, age, name)
-	m.Ns = a.aged(a.ns, age, name)
+	rcode := a.Rcode()
+	m := a.message(name)
+	if m == nil {
+		m, rcode = new(dns.Msg), dns.RcodeServerFailure
+	}
+	m.MsgHdr = dns.MsgHdr{
+		Id: q.Id, Response: true, Opcode: q.Opcode, Rcode: rcode,
+		RecursionDesired: q.RecursionDesired, RecursionAvailable: true,
+		CheckingDisabled: q.CheckingDisabled,
+		// RFC 6840, section 5.8.
+		AuthenticatedData: a.wire.AD && (q.AuthenticatedData || wantsDNSSEC(q)),
+	}
+	m.Compress = true
+	m.Question = slices.Clone(q.Question)
+	age := a.Age(a.now())
+	for _, rrs := range [][]dns.RR{m.Answer, m.Ns} {
+		for _, rr := range rrs {
+			h := rr.Header()
+			h.Ttl -= min(h.Ttl, age)
+		}
+	}
 	return m
 }
 
-// age returns how many seconds the answer is old.
-func (a *Answer) age() uint32 {
-	d := a.now().Sub(a.stored)
-	return uint32(max(0, min(d, 2*maxTTL*time.Second)) / time.Second)
-}
-
-// aged returns copies of the records, age seconds later, with the question's
-// name as the client spells it.
-func (a *Answer) aged(rrs []dns.RR, age uint32, name string) []dns.RR {
-	if len(rrs) == 0 {
+// message returns the records behind a question of that name, which must be a
+// spelling of the answer's. It is nil if they cannot be read, which newAnswer
+// has ruled out.
+func (a *Answer) message(name string) *dns.Msg {
+	b := make([]byte, headerLen+maxName, headerLen+maxName+4+len(a.wire.Body))
+	b[2] = 0x80 // QR
+	b[5] = 1
+	binary.BigEndian.PutUint16(b[6:], a.wire.Answers)
+	binary.BigEndian.PutUint16(b[8:], a.wire.Authorities)
+	end, err := dns.PackDomainName(name, b, headerLen, nil, false)
+	if err != nil {
 		return nil
 	}
-	out := make([]dns.RR, len(rrs))
-	for i, rr := range rrs {
-		out[i] = dns.Copy(rr)
-		h := out[i].Header()
-		h.Ttl -= min(h.Ttl, age)
-		if h.Name == a.name {
-			h.Name = name
-		}
+	b = append(b[:end], 0, 0, 0, 0) // type and class are the caller's
+	return unpack(append(b, a.wire.Body...))
+}
+
+// unpack reads a message, or returns nil if it is not whole.
+func unpack(b []byte) *dns.Msg {
+	m := new(dns.Msg)
+	if m.Unpack(b) != nil || len(m.Answer) != count(b, 6) || len(m.Ns) != count(b, 8) {
+		return nil
 	}
-	return out
+	return m
+}
+
+// Age returns how many whole seconds the answer is old at that time.
+func (a *Answer) Age(now time.Time) uint32 {
+	d := now.Sub(a.stored)
+	return uint32(max(0, min(d, 2*maxTTL*time.Second)) / time.Second)
 }
 
 // fresh reports whether a cached answer still holds.
 func (a *Answer) fresh(now time.Time) bool { return now.Sub(a.stored) < a.life }
 
+// A response is what cleaning leaves of an upstream's message.
+type response struct {
+	rcode      int
+	ad         bool
+	answer, ns []dns.RR
+	life       time.Duration
+}
+
+// failure is the response that says that there is none.
+var failure = response{rcode: dns.RcodeServerFailure, life: servfailTTL * time.Second}
+
 // newAnswer cleans a response to the question and takes its records over.
-// Records that the question does not lead to are dropped, and so is the
-// additional section: nothing a client needs is there, and poison would be.
 func newAnswer(k key, m *dns.Msg, now clock) *Answer {
-	a := &Answer{name: k.name, rcode: m.Rcode, ad: m.AuthenticatedData, now: now, stored: now()}
-	defer a.finish(k)
+	a := &Answer{name: k.name, now: now, stored: now()}
+	r := clean(k, m)
+	if !a.pack(k, &r) {
+		r = failure
+		_ = a.pack(k, &r) // a header and a question
+	}
+	a.life = r.life
+	a.links = slices.Clip(linksOf(r.answer))
+	a.size = a.bytes()
+	return a
+}
+
+// clean drops the records that the question does not lead to, and with them the
+// additional section: nothing a client needs is there, and poison would be.
+func clean(k key, m *dns.Msg) response {
 	switch m.Rcode {
 	case dns.RcodeSuccess, dns.RcodeNameError, dns.RcodeYXDomain:
 	case dns.RcodeRefused, dns.RcodeNotImplemented:
-		a.ad = false
-		return a
+		return response{rcode: m.Rcode}
 	default:
-		a.fail()
-		return a
+		return failure
 	}
 	t := newTrail(k, m)
 	if !t.follow(k.name) {
 		// The zone's fault, not the upstream's; no other one would know better.
-		a.fail()
-		return a
+		return failure
 	}
-	a.answer = t.kept
-	a.ns = t.authority(m.Ns)
-	a.life = time.Duration(t.ttl(a.ns)) * time.Second
-	return a
+	ns := t.authority(m.Ns)
+	return response{m.Rcode, m.AuthenticatedData, t.kept, ns, time.Duration(t.ttl(ns)) * time.Second}
 }
 
-// fail makes it an answer that says there is none.
-func (a *Answer) fail() {
-	a.rcode, a.ad = dns.RcodeServerFailure, false
-	a.life = servfailTTL * time.Second
+// pack takes the records over as bytes. It is false for those that no client
+// could read: there are records, such as some without data, that can be read
+// once and not again.
+func (a *Answer) pack(k key, r *response) bool {
+	m := dns.Msg{
+		MsgHdr:   dns.MsgHdr{Response: true, Rcode: r.rcode, AuthenticatedData: r.ad},
+		Compress: true,
+		Question: []dns.Question{{Name: k.name, Qtype: k.qtype, Qclass: k.qclass}},
+		Answer:   r.answer, Ns: r.ns,
+	}
+	b, err := m.Pack()
+	if err != nil || unpack(b) == nil {
+		return false
+	}
+	a.wire, err = wire.NewAnswer(b)
+	return err == nil
 }
 
-func (a *Answer) finish(k key) {
-	a.links = linksOf(a.answer)
-	m := dns.Msg{Question: []dns.Question{{Name: k.name}}, Answer: a.answer, Ns: a.ns, Compress: true}
-	a.size = m.Len()
+// bytes returns what the answer takes in memory, but for what the allocator
+// rounds up.
+func (a *Answer) bytes() int {
+	n := int(unsafe.Sizeof(*a)) + len(a.name) + len(a.wire.Body) + 2*len(a.wire.TTLs) +
+		len(a.links)*int(unsafe.Sizeof(Link{}))
+	for i := range a.links {
+		n += len(a.links[i].Name)
+	}
+	return n
 }
 
 // addrs returns the addresses that the question leads to.

@@ -10,11 +10,10 @@ import (
 
 const (
 	cacheShards = 16
-	// entryBytes is what an answer may take on average, as a message. Most take
-	// a quarter of it; without it a cache of large answers would take 60 times
-	// the memory.
+	// entryBytes is what an answer may take on average. Most take half of it;
+	// without it a cache of large answers would take 60 times the memory.
 	entryBytes = 1024
-	shardBytes = 128 << 10 // a shard has room for the largest answer, at least
+	shardBytes = 128 << 10 // what a small shard may take; one answer always has room
 )
 
 // A cache is a bounded LRU of answers. At the cap the least recently used one
@@ -24,12 +23,25 @@ type cache struct {
 	shards []cacheShard
 }
 
-// A cacheShard is one lock's part of the cache.
+// A cacheShard is one lock's part of the cache. It has cache lines of its own:
+// goroutines that use two shards do not slow each other down.
 type cacheShard struct {
 	mu    sync.Mutex
-	lru   *simplelru.LRU[key, *Answer]
+	lru   *simplelru.LRU[cacheKey, *Answer]
 	bytes int
 	room  int
+	_     [96]byte
+}
+
+// A cacheKey is a key with its name as a Question has it, so that the name of a
+// question is looked for as it stands in a reader's buffer.
+type cacheKey struct {
+	Question
+	class uint16
+}
+
+func (k key) cacheKey() cacheKey {
+	return cacheKey{Question{Name: k.name[:len(k.name)-1], Type: k.qtype, DO: k.do, CD: k.cd}, k.qclass}
 }
 
 func newCache(entries int) *cache {
@@ -49,17 +61,17 @@ func newCache(entries int) *cache {
 		}
 		s.room = max(size*entryBytes, shardBytes)
 		// The size is above zero, which is the only error.
-		s.lru, _ = simplelru.NewLRU(size, func(_ key, a *Answer) { s.bytes -= a.size })
+		s.lru, _ = simplelru.NewLRU(size, func(_ cacheKey, a *Answer) { s.bytes -= a.size })
 	}
 	return c
 }
 
-func (c *cache) shard(k key) *cacheShard {
+func (c *cache) shard(k cacheKey) *cacheShard {
 	return &c.shards[maphash.Comparable(c.seed, k)%uint64(len(c.shards))]
 }
 
-// get returns the answer if it still holds.
-func (c *cache) get(k key, now time.Time) *Answer {
+// get returns the answer if it still holds. It does not keep the key.
+func (c *cache) get(k cacheKey, now time.Time) *Answer {
 	if c == nil {
 		return nil
 	}
@@ -77,8 +89,23 @@ func (c *cache) get(k key, now time.Time) *Answer {
 	return a
 }
 
+// touch makes the answer of that key one that was used just now, unless
+// somebody else has the shard: recency is not worth waiting for.
+func (c *cache) touch(k cacheKey) bool {
+	if c == nil {
+		return false
+	}
+	s := c.shard(k)
+	if !s.mu.TryLock() {
+		return false
+	}
+	defer s.mu.Unlock()
+	s.lru.Get(k)
+	return true
+}
+
 // put keeps an answer that may be cached, and returns how many left for it.
-func (c *cache) put(k key, a *Answer) (evicted uint64) {
+func (c *cache) put(k cacheKey, a *Answer) (evicted uint64) {
 	if c == nil || a.life <= 0 {
 		return 0
 	}

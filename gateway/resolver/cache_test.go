@@ -115,8 +115,8 @@ func TestCacheShards(t *testing.T) {
 		wg.Go(func() {
 			for i := range 2 * entries {
 				k := key{name: fmt.Sprintf("%d.%d.", g, i)}
-				c.put(k, &Answer{name: k.name, life: time.Minute, stored: now, size: 100})
-				if a := c.get(k, now); a != nil && a.name != k.name {
+				c.put(k.cacheKey(), &Answer{name: k.name, life: time.Minute, stored: now, size: 100})
+				if a := c.get(k.cacheKey(), now); a != nil && a.name != k.name {
 					t.Errorf("%s has the answer of %s", k.name, a.name)
 				}
 			}
@@ -141,14 +141,14 @@ func TestCacheBytes(t *testing.T) {
 	var evicted uint64
 	for i := range 100 {
 		k := key{name: fmt.Sprintf("%d.", i)}
-		evicted += c.put(k, &Answer{name: k.name, life: time.Minute, stored: now, size: maxMsg})
+		evicted += c.put(k.cacheKey(), &Answer{name: k.name, life: time.Minute, stored: now, size: maxMsg})
 	}
 	if want := shardBytes / maxMsg; c.len() != want || evicted != uint64(100-want) {
 		t.Errorf("%d large answers are kept and %d left, want %d kept", c.len(), evicted, want)
 	}
 	// Replacing an answer takes its size off.
 	for range 10 {
-		c.put(key{name: "99."}, &Answer{life: time.Minute, stored: now, size: 10})
+		c.put(key{name: "99."}.cacheKey(), &Answer{life: time.Minute, stored: now, size: 10})
 	}
 	if got := c.shards[0].bytes; got != maxMsg+10 {
 		t.Errorf("%d bytes, want %d", got, maxMsg+10)

@@ -116,7 +116,7 @@ func (h *hosts) ask(ctx context.Context, name string, qtype uint16) (host, error
 	}
 	a := newAnswer(k, m, h.now)
 	if len(a.addrs()) == 0 {
-		return host{}, fmt.Errorf("%w: bootstrap resolver answers %s", ErrNotFound, dns.RcodeToString[a.rcode])
+		return host{}, fmt.Errorf("%w: bootstrap resolver answers %s", ErrNotFound, dns.RcodeToString[a.Rcode()])
 	}
 	return host{a.addrs(), h.now().Add(max(a.life, minHostTTL))}, nil
 }

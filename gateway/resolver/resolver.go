@@ -20,6 +20,7 @@ import (
 	"net/netip"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -85,11 +86,18 @@ type Resolver struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // exchanges and connections
 
-	mu     sync.Mutex
-	closed bool
-	epoch  uint64 // number of flushes
-	calls  map[callKey]*call
+	id    uint64        // no other Resolver of the process has it
+	epoch atomic.Uint64 // since the last flush; no other Resolver has it. Written under mu
+
+	mu       sync.Mutex
+	closed   bool
+	calls    map[callKey]*call
+	tallies  []*tally // of the Hots that were here
+	leftHits uint64   // of those that have gone
 }
+
+// epochs numbers the Resolvers and their flushes, from 1.
+var epochs atomic.Uint64
 
 // A clock tells the time; tests have their own.
 type clock func() time.Time
@@ -133,6 +141,8 @@ func newResolver(opts Options, now clock, port uint16) (*Resolver, error) {
 		cache:   newCache(opts.CacheEntries),
 		calls:   make(map[callKey]*call),
 	}
+	r.id = epochs.Add(1)
+	r.epoch.Store(r.id)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if err := r.build(opts, port); err != nil {
 		r.cancel()
@@ -186,7 +196,7 @@ func (r *Resolver) Cached(q *dns.Msg) *Answer {
 }
 
 func (r *Resolver) cached(k key) *Answer {
-	a := r.cache.get(k, r.now())
+	a := r.cache.get(k.cacheKey(), r.now())
 	if a != nil {
 		r.count.hits.Add(1)
 	}
@@ -229,14 +239,14 @@ func (r *Resolver) join(k key) (*call, error) {
 	if r.closed {
 		return nil, ErrClosed
 	}
-	ck := callKey{k, r.epoch}
+	ck := callKey{k, r.epoch.Load()}
 	if c := r.calls[ck]; c != nil {
 		r.count.coalesced.Add(1)
 		return c, nil
 	}
 	c := &call{done: make(chan struct{})}
 	// A call may have ended between the look into the cache and the lock.
-	if c.answer = r.cache.get(k, r.now()); c.answer != nil {
+	if c.answer = r.cache.get(k.cacheKey(), r.now()); c.answer != nil {
 		close(c.done)
 		return c, nil
 	}
@@ -263,8 +273,8 @@ func (r *Resolver) exchange(ck callKey, c *call) {
 		r.count.failed.Add(1)
 	}
 	r.mu.Lock()
-	if c.answer != nil && ck.epoch == r.epoch {
-		r.count.evicted.Add(r.cache.put(ck.key, c.answer))
+	if c.answer != nil && ck.epoch == r.epoch.Load() {
+		r.count.evicted.Add(r.cache.put(ck.key.cacheKey(), c.answer))
 	}
 	delete(r.calls, ck)
 	r.mu.Unlock()
@@ -276,6 +286,7 @@ func (r *Resolver) exchange(ck callKey, c *call) {
 func (r *Resolver) Flush() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.epoch++
+	// The number comes last: a Hot that has seen it finds nothing from before.
 	r.cache.flush()
+	r.epoch.Store(epochs.Add(1))
 }

@@ -13,7 +13,7 @@ type counters struct {
 
 // Stats are the counters of a Resolver since New, and its state now.
 type Stats struct {
-	Hits       uint64 // questions answered from the cache
+	Hits       uint64 // questions answered from the cache, by a Hot or not
 	Misses     uint64 // questions to Resolve that were not
 	Coalesced  uint64 // misses that joined an exchange under way
 	Busy       uint64 // misses refused with ErrBusy
@@ -40,11 +40,11 @@ type UpstreamStats struct {
 // load they may not add up.
 func (r *Resolver) Stats() Stats {
 	r.mu.Lock()
-	inFlight := len(r.calls)
+	inFlight, hot := len(r.calls), r.hotHits()
 	r.mu.Unlock()
 	c := &r.count
 	return Stats{
-		Hits: c.hits.Load(), Misses: c.misses.Load(), Coalesced: c.coalesced.Load(),
+		Hits: c.hits.Load() + hot, Misses: c.misses.Load(), Coalesced: c.coalesced.Load(),
 		Busy: c.busy.Load(), Failed: c.failed.Load(), Evicted: c.evicted.Load(),
 		Mismatched: c.mismatched.Load(), Malformed: c.malformed.Load(), Truncated: c.truncated.Load(),
 		Entries: r.cache.len(), InFlight: inFlight, Upstreams: r.main.stats(),

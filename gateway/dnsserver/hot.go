@@ -1,0 +1,277 @@
+package dnsserver
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/weir-gateway/weir/blocklists"
+	"github.com/weir-gateway/weir/gateway/audit"
+	"github.com/weir-gateway/weir/gateway/policy"
+	"github.com/weir-gateway/weir/gateway/resolver"
+	"github.com/weir-gateway/weir/gateway/wire"
+)
+
+// A hot is the hot path of one reader: it answers questions of the common
+// shape that are blocked or cached, from bytes to bytes, without allocating
+// and without a lock. Everything else is left for the exit.
+//
+// Its reader owns it. What it decides counts only when the reader commits it,
+// which it does when the policy has not changed meanwhile.
+type hot struct {
+	core  *core
+	query wire.Query
+	// answers is nil where the resolver has no cache to read so.
+	answers hotResolver
+	cache   *resolver.Hot
+	tally   tally
+	// records are what goes on the record at commit; none where nobody keeps it.
+	records []audit.Record
+	silent  bool
+	errors  extendedErrors
+}
+
+// hotEntries is how many answers a reader has at hand: the names that a few
+// thousand devices ask for again and again.
+const hotEntries = 16384
+
+func newHot(c *core) *hot {
+	h := &hot{core: c, cache: resolver.NewHot(hotEntries)}
+	switch r := c.resolver.(type) {
+	case hotResolver:
+		h.answers = r
+	case *resolver.Resolver:
+		h.answers = always{r}
+	}
+	_, h.silent = c.audit.(audit.Discard)
+	return h
+}
+
+// A hotResolver is a Resolver whose cache may be read through a resolver.Hot.
+type hotResolver interface {
+	// Current returns the resolver in use; nil for none.
+	Current() *resolver.Resolver
+}
+
+// always is a hotResolver that never changes.
+type always struct{ r *resolver.Resolver }
+
+func (a always) Current() *resolver.Resolver { return a.r }
+
+// answer appends the reply to the message to dst. It is empty for a message
+// that must not be answered. leave says that the message must leave by the
+// exit: nothing was appended and nothing counted.
+func (h *hot) answer(dst, p []byte, from netip.Addr, snap *policy.Snapshot, now time.Time) (reply []byte, leave bool) {
+	q := &h.query
+	switch f, rcode := q.Parse(p); f {
+	case wire.Ignore:
+		h.tally.dropped[ignored(p)]++
+		return nil, false
+	case wire.Reject:
+		return h.reject(dst, p, rcode), false
+	case wire.Complex:
+		return nil, true
+	}
+	if snap == nil {
+		return nil, true
+	}
+	v := snap.Name(policy.Subject{Addr: from}, q.Name(), now)
+	switch {
+	case v.Blocked():
+		reply, leave = h.blocked(dst, &v)
+	case v.Action == policy.Allow && v.Reason != policy.ReasonExemption: // which ends, and the answer with it
+		reply, leave = h.cached(dst, snap, now)
+	default:
+		return nil, true
+	}
+	if leave {
+		return nil, true
+	}
+	h.count(&v, reply)
+	if !h.silent {
+		h.record(&v, from, reply, now)
+	}
+	return reply, false
+}
+
+func (h *hot) reject(dst, p []byte, rcode uint8) []byte {
+	h.tally.rejected++
+	h.tally.rcodes[rcode]++
+	return wire.AppendHeader(dst, p, rcode)
+}
+
+// cut answers a message that is longer than every question, of which only the
+// beginning is there: it is not judged by half.
+func (h *hot) cut(dst, p []byte) []byte {
+	switch f, rcode := h.query.Parse(p); f {
+	case wire.Ignore:
+		h.tally.dropped[ignored(p)]++
+		return nil
+	case wire.Reject:
+		return h.reject(dst, p, rcode)
+	}
+	return h.reject(dst, p, wire.FormatError)
+}
+
+// blocked answers as the verdict's mode says.
+func (h *hot) blocked(dst []byte, v *policy.Verdict) (reply []byte, leave bool) {
+	if v.Ban == nil {
+		return nil, true
+	}
+	b := wire.Block{
+		TTL: h.core.blockTTL, Zone: len(v.Rule.Name), Serial: uint32(v.Generation),
+		EDE: h.errors.of(v),
+	}
+	switch v.Answer.Mode {
+	case blocklists.Drop:
+		return nil, false
+	case blocklists.Refused:
+		b.Rcode = wire.Refused
+	case blocklists.NODATA:
+	case blocklists.Null:
+		b.Addr = netip.IPv4Unspecified()
+		if h.query.Type != typeA {
+			b.Addr = netip.IPv6Unspecified()
+		}
+	case blocklists.Addresses:
+		b.Addr = v.Answer.IPv4
+		if h.query.Type != typeA {
+			b.Addr = v.Answer.IPv6
+		}
+	default: // NXDOMAIN, and a mode that nobody set
+		b.Rcode = wire.NameError
+	}
+	reply, fits := h.query.AppendBlocked(dst, &b)
+	return reply, !fits
+}
+
+// typeA is the type of questions for IPv4 addresses.
+const typeA = 1
+
+// cached answers from the cache, where no list speaks about anything that the
+// answer leads to.
+func (h *hot) cached(dst []byte, snap *policy.Snapshot, now time.Time) (reply []byte, leave bool) {
+	if h.answers == nil {
+		return nil, true
+	}
+	current := h.answers.Current()
+	if current == nil {
+		return nil, true
+	}
+	q := &h.query
+	a := h.cache.Get(current, resolver.Question{Name: q.Name(), Type: q.Type, DO: q.DO, CD: q.CheckingDisabled()}, now)
+	if a == nil || !a.Plain() || !a.Clean(snap) {
+		return nil, true
+	}
+	reply, fits := q.AppendAnswer(dst, a.Wire(), a.Age(now))
+	return reply, !fits
+}
+
+// count is what record is for the exit.
+func (h *hot) count(v *policy.Verdict, reply []byte) {
+	h.tally.actions[v.Action]++
+	if len(reply) == 0 {
+		h.tally.dropped[dropMode]++
+		return
+	}
+	h.tally.rcodes[reply[3]&0xF]++
+	if v.Action != policy.Block {
+		h.tally.cached++
+	}
+}
+
+// record keeps the decision until commit. The name and what the verdict says
+// of it are in the reader's buffer; SetVerdict copies.
+func (h *hot) record(v *policy.Verdict, from netip.Addr, reply []byte, now time.Time) {
+	h.records = append(h.records, newRecord(v, from, strings.Clone(h.query.Name()), h.query.Type, udp, "", reply, now))
+}
+
+// judge has messages answered under the snapshot in force, and again as long
+// as that changes: no reply leaves under a policy that is no longer in force.
+func (h *hot) judge(answer func(*policy.Snapshot)) {
+	for {
+		snap := h.core.policy.Load()
+		answer(snap)
+		if h.core.policy.Load() == snap {
+			return
+		}
+		h.core.stats.rejudged.Add(1)
+		h.reset()
+	}
+}
+
+// reset forgets what was decided since the last commit.
+func (h *hot) reset() {
+	h.tally = tally{}
+	h.records = h.records[:0]
+}
+
+// commit counts and records what was decided since the last commit.
+func (h *hot) commit(to *counters) {
+	h.tally.addTo(to)
+	for i := range h.records {
+		h.core.audit.Put(h.records[i])
+	}
+	h.reset()
+}
+
+// extendedErrors are the extended errors of the bans of one snapshot, as
+// bytes. There are no more of them than bans.
+type extendedErrors struct {
+	generation uint64
+	data       map[*blocklists.Ban][]byte
+}
+
+// of returns the extended error of a blocked question; it is empty where the
+// ban asks for none.
+func (e *extendedErrors) of(v *policy.Verdict) []byte {
+	if e.generation != v.Generation || e.data == nil {
+		e.generation, e.data = v.Generation, make(map[*blocklists.Ban][]byte)
+	}
+	data, ok := e.data[v.Ban]
+	if !ok {
+		if x := banError(&decision{Verdict: *v}); x != nil {
+			data = append(binary.BigEndian.AppendUint16(nil, x.InfoCode), x.ExtraText...)
+		}
+		e.data[v.Ban] = data
+	}
+	return data
+}
+
+// A tally is what a reader counts between two commits. It is small, plain
+// memory of one goroutine.
+type tally struct {
+	received         uint64
+	rejected, cached uint64
+	actions          [policy.Block + 1]uint32
+	rcodes           [16]uint32
+	dropped          [drops]uint32
+}
+
+func (t *tally) addTo(c *counters) {
+	if t.received > 0 {
+		c.received[udp].Add(t.received)
+	}
+	if t.rejected > 0 {
+		c.rejected.Add(t.rejected)
+	}
+	if t.cached > 0 {
+		c.cached.Add(t.cached)
+	}
+	for i, n := range t.actions {
+		if n > 0 {
+			c.actions[i].Add(uint64(n))
+		}
+	}
+	for i, n := range t.rcodes {
+		if n > 0 {
+			c.rcodes[i].Add(uint64(n))
+		}
+	}
+	for i, n := range t.dropped {
+		if n > 0 {
+			c.dropped[i].Add(uint64(n))
+		}
+	}
+}

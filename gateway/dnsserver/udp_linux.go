@@ -1,0 +1,427 @@
+package dnsserver
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weir-gateway/weir/gateway/policy"
+)
+
+const (
+	// batch is how many messages one system call moves. More would wait longer
+	// for each other and gain nothing: the calls are 1/32 of the cost then.
+	batch = 32
+	// slabIn holds every question there is; longer datagrams are none. It is not
+	// a power of two, so that the heads of the slabs lie in different sets of the
+	// processor's cache.
+	slabIn = 2048 + 64
+	// slabOut holds every reply of the hot path before its size is looked at:
+	// an extended error is at most maxText+maxVia, a cached answer at most
+	// MaxUDP and an OPT record.
+	slabOut = 2048 + 128
+	// slabControl holds the control message with the destination of a packet.
+	slabControl = 64
+	// wakeEvery is how often a reader without packets looks whether it is to end.
+	wakeEvery = time.Second
+)
+
+// An mmsghdr is the kernel's struct of that name (recvmmsg(2)).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	n   uint32
+	_   [4]byte
+}
+
+// A batchSocket is the sockets of one address, one for each reader: the kernel
+// deals the clients out to them by their address and port (SO_REUSEPORT).
+type batchSocket struct {
+	server  *Server
+	addr    netip.AddrPort
+	wild    bool
+	readers []*batchReader
+	reading sync.WaitGroup
+	// mu guards the descriptors against routes that outlive the sockets.
+	mu     sync.RWMutex
+	closed bool
+}
+
+// A batchReader is one goroutine with one socket. It takes up to a batch of
+// messages with one system call, answers them into slabs of its own, and sends
+// the replies with another. Nothing in it is shared: no other goroutine touches
+// its slabs, and what leaves by the exit is copied first. When more comes than
+// it can answer, packets wait in the socket's buffer, and beyond that the
+// kernel drops and counts them.
+type batchReader struct {
+	socket *batchSocket
+	fd     int
+	hot    *hot
+	count  counters
+	slabs  *slabs
+	judge  func(*policy.Snapshot) // answers the batch; made once
+	n      int                    // messages in this batch
+	now    time.Time
+}
+
+// slabs are a reader's memory: message i arrives in in[i] from name[i], and its
+// reply is out[i], as long as reply[i] says.
+type slabs struct {
+	recv, send [batch]mmsghdr
+	recvVec    [batch]unix.Iovec
+	sendVec    [batch]unix.Iovec
+	name       [batch]unix.RawSockaddrInet6 // or the shorter one of IPv4
+	reply      [batch]int
+	leave      [batch]bool
+	in         [batch][slabIn]byte
+	out        [batch][slabOut]byte
+	control    [batch][slabControl]byte
+}
+
+func listenNative(s *Server, at netip.AddrPort) (udpListener, error) {
+	b := &batchSocket{server: s, addr: at, wild: at.Addr().IsUnspecified()}
+	for range s.opts.Readers {
+		fd, err := b.bind(len(b.readers) == 0)
+		if err != nil {
+			b.close()
+			return nil, &net.OpError{Op: "listen", Net: network("udp", at), Addr: net.UDPAddrFromAddrPort(at), Err: err}
+		}
+		b.readers = append(b.readers, newBatchReader(b, fd))
+	}
+	return b, nil
+}
+
+// bind makes one socket of the address. The first is bound alone, so that an
+// address that others use is an error, and only then lets ours join it.
+func (b *batchSocket) bind(first bool) (fd int, err error) {
+	family := unix.AF_INET
+	if b.addr.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	if fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+		return 0, os.NewSyscallError("socket", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = unix.Close(fd)
+		}
+	}()
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer) != nil { // takes CAP_NET_ADMIN
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, socketBuffer) // as much as the system grants
+	}
+	wake := unix.NsecToTimeval(int64(wakeEvery))
+	options := []func() error{
+		func() error { return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wake) },
+		func() error { return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wake) },
+		func() error {
+			if family == unix.AF_INET {
+				return nil
+			}
+			return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+		},
+		func() error { return b.askDestination(fd, family) },
+	}
+	reuse := func() error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }
+	bind := func() error {
+		to, err := sockaddr(b.addr)
+		if err != nil {
+			return err
+		}
+		return unix.Bind(fd, to)
+	}
+	if first {
+		options = append(options, bind, reuse)
+	} else {
+		options = append(options, reuse, bind)
+	}
+	for _, set := range options {
+		if err = set(); err != nil {
+			return 0, os.NewSyscallError("bind", err)
+		}
+	}
+	return fd, nil
+}
+
+// askDestination has the kernel say which address each packet was sent to.
+func (b *batchSocket) askDestination(fd, family int) error {
+	switch {
+	case !b.wild:
+		return nil
+	case family == unix.AF_INET:
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+	}
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+}
+
+func sockaddr(a netip.AddrPort) (unix.Sockaddr, error) {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}, nil
+	}
+	to := &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+	if zone := a.Addr().Zone(); zone != "" {
+		i, err := net.InterfaceByName(zone)
+		if err != nil {
+			return nil, fmt.Errorf("zone %s: %w", zone, err)
+		}
+		to.ZoneId = uint32(i.Index)
+	}
+	return to, nil
+}
+
+func (b *batchSocket) addrPort() netip.AddrPort { return b.addr }
+
+func (b *batchSocket) stats() []*counters {
+	all := make([]*counters, len(b.readers))
+	for i, r := range b.readers {
+		all[i] = &r.count
+	}
+	return all
+}
+
+func (b *batchSocket) serve(wg *sync.WaitGroup) {
+	for _, r := range b.readers {
+		b.reading.Add(1)
+		wg.Go(r.run)
+	}
+}
+
+// stopReading wakes the readers. The kernel says that such sockets are not
+// connected, and does it nevertheless.
+func (b *batchSocket) stopReading() {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if b.closed {
+		return
+	}
+	for _, r := range b.readers {
+		_ = unix.Shutdown(r.fd, unix.SHUT_RD)
+	}
+}
+
+func (b *batchSocket) close() {
+	b.stopReading()
+	b.reading.Wait()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return
+	}
+	b.closed = true
+	for _, r := range b.readers {
+		_ = unix.Close(r.fd)
+	}
+}
+
+func newBatchReader(b *batchSocket, fd int) *batchReader {
+	s := new(slabs)
+	for i := range batch {
+		s.recvVec[i] = unix.Iovec{Base: &s.in[i][0], Len: slabIn}
+		s.recv[i].hdr.Iov, s.recv[i].hdr.Iovlen = &s.recvVec[i], 1
+		s.recv[i].hdr.Name = (*byte)(unsafe.Pointer(&s.name[i]))
+		if b.wild {
+			s.recv[i].hdr.Control = &s.control[i][0]
+		}
+		s.send[i].hdr.Iov, s.send[i].hdr.Iovlen = &s.sendVec[i], 1
+	}
+	r := &batchReader{socket: b, fd: fd, hot: newHot(&b.server.core), slabs: s}
+	r.judge = r.answer
+	return r
+}
+
+// run is the reader's goroutine.
+func (r *batchReader) run() {
+	defer r.socket.reading.Done()
+	for !r.socket.server.isEnding() {
+		n, errno := r.receive()
+		switch errno {
+		case 0:
+		case unix.EAGAIN, unix.EINTR:
+			continue
+		default:
+			r.count.drop(dropReadError)
+			time.Sleep(readPause)
+			continue
+		}
+		if r.socket.server.isEnding() {
+			return
+		}
+		r.n, r.now = n, time.Now()
+		r.count.batches[0].Add(1)
+		r.hot.judge(r.judge)
+		r.hot.tally.received += uint64(n)
+		r.hot.commit(&r.count)
+		r.exit()
+		r.write()
+	}
+}
+
+// receive waits for a message and takes what else is there.
+func (r *batchReader) receive() (n int, errno syscall.Errno) {
+	s := r.slabs
+	for i := range s.recv {
+		h := &s.recv[i].hdr
+		h.Namelen = unix.SizeofSockaddrInet6
+		if r.socket.wild {
+			h.SetControllen(slabControl)
+		}
+	}
+	got, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&s.recv)), batch, unix.MSG_WAITFORONE, 0, 0)
+	return int(got), errno
+}
+
+// answer answers the batch under one snapshot.
+func (r *batchReader) answer(snap *policy.Snapshot) {
+	s := r.slabs
+	for i := range r.n {
+		s.reply[i], s.leave[i] = 0, false
+		from, port := source(&s.name[i])
+		p := s.in[i][:s.recv[i].n]
+		switch {
+		case port == 0:
+			r.hot.tally.dropped[dropNoPort]++
+			continue
+		case s.recv[i].hdr.Flags&unix.MSG_TRUNC != 0:
+			s.reply[i] = len(r.hot.cut(s.out[i][:0], p))
+			continue
+		}
+		reply, leave := r.hot.answer(s.out[i][:0], p, from, snap, r.now)
+		s.reply[i], s.leave[i] = len(reply), leave
+	}
+}
+
+// source returns where a message came from.
+func source(name *unix.RawSockaddrInet6) (from netip.Addr, port uint16) {
+	switch name.Family {
+	case unix.AF_INET:
+		n := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
+		return netip.AddrFrom4(n.Addr), n.Port
+	case unix.AF_INET6:
+		return netip.AddrFrom16(name.Addr).Unmap(), name.Port
+	}
+	return netip.Addr{}, 0
+}
+
+// exit hands on what the hot path left. What the exit has no room for is
+// answered here.
+func (r *batchReader) exit() {
+	s := r.slabs
+	for i := range r.n {
+		if !s.leave[i] {
+			continue
+		}
+		from, _ := source(&s.name[i])
+		d := &datagram{
+			msg: bytes.Clone(s.in[i][:s.recv[i].n]), from: from, arrived: r.now,
+			back: r.routeOf(i),
+		}
+		s.reply[i] = len(r.hot.core.leave(s.out[i][:0], d))
+	}
+}
+
+// write sends the replies of the batch.
+func (r *batchReader) write() {
+	s := r.slabs
+	n := 0
+	for i := range r.n {
+		if s.reply[i] == 0 {
+			continue
+		}
+		s.sendVec[n] = unix.Iovec{Base: &s.out[i][0], Len: uint64(s.reply[i])}
+		h, from := &s.send[n].hdr, &s.recv[i].hdr
+		h.Name, h.Namelen = from.Name, from.Namelen
+		if r.socket.wild {
+			h.Control, h.Controllen = from.Control, uint64(replySource(s.control[i][:from.Controllen]))
+		}
+		n++
+	}
+	for done := 0; done < n; {
+		r.count.batches[1].Add(1)
+		sent, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&s.send[done])), uintptr(n-done), 0, 0, 0)
+		switch {
+		case errno == unix.EINTR:
+		case errno != 0:
+			r.count.drop(dropWriteError) // the first one's; the rest is tried again
+			done++
+		default:
+			done += int(sent)
+		}
+	}
+}
+
+// replySource turns the control message of a packet into that of its reply, in
+// place, and returns its length: 0 where the kernel may choose the source, as
+// for a packet that was sent to many.
+func replySource(control []byte) int {
+	const head = unix.SizeofCmsghdr
+	if len(control) < head {
+		return 0
+	}
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
+	data := control[head:]
+	switch {
+	case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+		info := (*unix.Inet4Pktinfo)(unsafe.Pointer(&data[0]))
+		if netip.AddrFrom4(info.Addr) != netip.AddrFrom4(info.Spec_dst) {
+			return 0 // broadcast or multicast
+		}
+		info.Ifindex = 0 // routes decide
+		return unix.CmsgSpace(unix.SizeofInet4Pktinfo)
+	case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+		info := (*unix.Inet6Pktinfo)(unsafe.Pointer(&data[0]))
+		to := netip.AddrFrom16(info.Addr)
+		if to.IsMulticast() {
+			return 0
+		}
+		if !to.IsLinkLocalUnicast() {
+			info.Ifindex = 0
+		}
+		return unix.CmsgSpace(unix.SizeofInet6Pktinfo)
+	}
+	return 0
+}
+
+// A batchRoute is the way back for one reply that a worker writes.
+type batchRoute struct {
+	reader     *batchReader
+	name       unix.RawSockaddrInet6
+	namelen    uint32
+	control    [slabControl]byte
+	controllen int
+}
+
+func (r *batchReader) routeOf(i int) *batchRoute {
+	h := &r.slabs.recv[i].hdr
+	back := &batchRoute{reader: r, name: r.slabs.name[i], namelen: h.Namelen}
+	if r.socket.wild {
+		back.control = r.slabs.control[i]
+		back.controllen = replySource(back.control[:h.Controllen])
+	}
+	return back
+}
+
+// write implements route.
+func (b *batchRoute) write(reply []byte) error {
+	socket := b.reader.socket
+	socket.mu.RLock()
+	defer socket.mu.RUnlock()
+	if socket.closed {
+		return net.ErrClosed
+	}
+	vec := unix.Iovec{Base: &reply[0], Len: uint64(len(reply))}
+	h := unix.Msghdr{Name: (*byte)(unsafe.Pointer(&b.name)), Namelen: b.namelen, Iov: &vec, Iovlen: 1}
+	if b.controllen > 0 {
+		h.Control = &b.control[0]
+		h.SetControllen(b.controllen)
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(b.reader.fd), uintptr(unsafe.Pointer(&h)), 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
