@@ -253,7 +253,6 @@ func (r *batchReader) run() {
 			return
 		}
 		r.n, r.now = n, time.Now()
-		r.count.batches[0].Add(1)
 		r.hot.judge(r.judge)
 		r.hot.tally.received += uint64(n)
 		r.hot.commit(&r.count)
@@ -272,7 +271,20 @@ func (r *batchReader) receive() (n int, errno syscall.Errno) {
 			h.SetControllen(slabControl)
 		}
 	}
-	got, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&s.recv)), batch, unix.MSG_WAITFORONE, 0, 0)
+	// What is there is taken without telling the scheduler, which costs it a
+	// wakeup of its own for every call that lasts; only waiting is its concern.
+	n, errno = r.recvmmsg(unix.RawSyscall6, unix.MSG_DONTWAIT)
+	if errno == unix.EAGAIN {
+		n, errno = r.recvmmsg(unix.Syscall6, unix.MSG_WAITFORONE)
+	}
+	return n, errno
+}
+
+type syscall6 func(trap, a1, a2, a3, a4, a5, a6 uintptr) (r1, r2 uintptr, err syscall.Errno)
+
+func (r *batchReader) recvmmsg(call syscall6, flags uintptr) (n int, errno syscall.Errno) {
+	r.count.batches[0].Add(1)
+	got, _, errno := call(unix.SYS_RECVMMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&r.slabs.recv)), batch, flags, 0, 0)
 	return int(got), errno
 }
 
@@ -343,7 +355,10 @@ func (r *batchReader) write() {
 	}
 	for done := 0; done < n; {
 		r.count.batches[1].Add(1)
-		sent, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&s.send[done])), uintptr(n-done), 0, 0, 0)
+		sent, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&s.send[done])), uintptr(n-done), unix.MSG_DONTWAIT, 0, 0)
+		if errno == unix.EAGAIN { // the send buffer is full: the network is slower than we are
+			sent, _, errno = unix.Syscall6(unix.SYS_SENDMMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&s.send[done])), uintptr(n-done), 0, 0, 0)
+		}
 		switch {
 		case errno == unix.EINTR:
 		case errno != 0:
