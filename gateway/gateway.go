@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -98,6 +97,7 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 		return nil, err
 	}
 	g.watched.watch(file, set.read)
+	settleMemory(set.snapshot.Rules())
 	return g, nil
 }
 
@@ -117,16 +117,7 @@ func (g *Gateway) publish(set *policySet, began time.Time) {
 				"format", l.Format, "skipped", r.SkippedLines, "used", r.RuleLines)
 		}
 	}
-	if set.snapshot.Rules() > largePolicy {
-		debug.FreeOSMemory()
-	}
 }
-
-// largePolicy is from how many rules on the memory that compiling took, and on
-// a reload that of the old policy, is given back at once. The runtime would
-// keep it for minutes, and a gateway beside others must not look twice its
-// size after each change of a list.
-const largePolicy = 100_000
 
 func (g *Gateway) bind() error {
 	if err := g.resolver.replace(g.cfg, g.log); err != nil {

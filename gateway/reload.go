@@ -135,6 +135,7 @@ func (g *Gateway) tryReload(began time.Time) error {
 		g.proxy.SetRules(cfg.Proxy.ConnectPorts, cfg.Proxy.HTTPPorts, cfg.Proxy.AllowNetworks)
 		g.proxy.Recheck()
 	}
+	settleMemory(set.snapshot.Rules())
 	return nil
 }
 

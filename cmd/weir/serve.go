@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -41,6 +42,12 @@ func serve(c *cli.Context) error {
 	// A second signal ends the process at once, without draining.
 	context.AfterFunc(ctx, stop)
 
+	if runtime.GOMAXPROCS(0) == 1 && os.Getenv("GOMAXPROCS") == "" {
+		// On one processor the kernel shares it out better than the scheduler: a
+		// question need not wait until the compilation of a list is preempted.
+		runtime.GOMAXPROCS(2)
+	}
+	gateway.LimitMemory()
 	file := c.String("config")
 	cfg, err := loadFile(file)
 	if err != nil {

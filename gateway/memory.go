@@ -1,0 +1,101 @@
+package gateway
+
+import (
+	"math"
+	"os"
+	"runtime/debug"
+	"runtime/metrics"
+	"strconv"
+	"strings"
+)
+
+const (
+	// garbageRoom is how much garbage may lie beside what lives before it is
+	// collected. The runtime's own measure is a share of what lives, and here
+	// most of what lives are a policy's tables: they are large, hold no pointers
+	// and cost the collector nothing, so with them it would wait for far too
+	// long. A question on the hot path leaves no garbage; a forwarded one leaves
+	// some 10 KB, so this is a collection of a few milliseconds for every 1,500 of
+	// them.
+	garbageRoom = 16 << 20
+	// leastPercent keeps a policy of many millions of names from being collected
+	// all the time, and mostPercent a small one from being never.
+	leastPercent, mostPercent = 10, 400
+	// largePolicy is from how many rules on the memory that compiling took, and on
+	// a reload that of the old policy, is given back at once. The runtime would
+	// keep it for minutes, and a gateway beside others must not look twice its
+	// size after each change of a list.
+	largePolicy = 100_000
+)
+
+// settleMemory is called when a policy was compiled and put in force: what
+// lives now will live for long. GOGC in the environment is stronger.
+func settleMemory(rules int) {
+	if rules > largePolicy {
+		debug.FreeOSMemory() // collects first
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent(liveHeap()))
+	}
+}
+
+// liveHeap is what the last collection found alive.
+func liveHeap() uint64 {
+	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(s)
+	if s[0].Value.Kind() != metrics.KindUint64 {
+		return 0
+	}
+	return s[0].Value.Uint64()
+}
+
+func gcPercent(live uint64) int {
+	return int(min(max(garbageRoom*100/max(live, 1), leastPercent), mostPercent))
+}
+
+// LimitMemory has the collector work harder when the process comes near what
+// its control group allows, before the kernel ends it. GOMEMLIMIT in the
+// environment is stronger. It returns the limit, 0 for none.
+func LimitMemory() int64 {
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return 0
+	}
+	limit := groupLimit("/proc/self/cgroup", "/sys/fs/cgroup")
+	if limit == 0 {
+		return 0
+	}
+	// A tenth is for what the collector does not count: the program itself and
+	// the kernel's buffers.
+	limit -= limit / 10
+	debug.SetMemoryLimit(limit)
+	return limit
+}
+
+// groupLimit returns the least memory limit of the process's control group and
+// those above it (cgroup v2), 0 for none.
+func groupLimit(self, root string) int64 {
+	b, err := os.ReadFile(self)
+	if err != nil {
+		return 0
+	}
+	path, ok := strings.CutPrefix(strings.TrimSpace(string(b)), "0::/")
+	if !ok || strings.Contains(path, "..") {
+		return 0 // version 1, or a group outside of what we see
+	}
+	least := int64(math.MaxInt64)
+	for {
+		if b, err := os.ReadFile(root + "/" + path + "/memory.max"); err == nil {
+			if n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil && n > 0 {
+				least = min(least, n)
+			}
+		}
+		if path == "" {
+			break
+		}
+		path = path[:max(strings.LastIndexByte(path, '/'), 0)]
+	}
+	if least == math.MaxInt64 {
+		return 0
+	}
+	return least
+}

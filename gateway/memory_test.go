@@ -1,0 +1,51 @@
+package gateway
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestGCPercent(t *testing.T) {
+	for live, want := range map[uint64]int{0: 400, 1 << 20: 400, 16 << 20: 100, 32 << 20: 50, 1 << 30: 10} {
+		if got := gcPercent(live); got != want {
+			t.Errorf("%d bytes alive: GOGC=%d, want %d", live, got, want)
+		}
+	}
+	if liveHeap() == 0 {
+		settleMemory(largePolicy + 1)
+		if liveHeap() == 0 {
+			t.Error("nothing is alive after a collection")
+		}
+	}
+}
+
+func TestGroupLimit(t *testing.T) {
+	root := t.TempDir()
+	write := func(path, text string) {
+		t.Helper()
+		path = filepath.Join(root, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("memory.max", "max\n")
+	write("a/memory.max", "300000000\n")
+	write("a/b/memory.max", "400000000\n")
+	write("c/memory.max", "max\n")
+	for self, want := range map[string]int64{
+		"0::/\n": 0, "0::/a\n": 300000000, "0::/a/b\n": 300000000, "0::/c\n": 0, "0::/none\n": 0,
+		"0::/../x\n": 0, "12:memory:/a\n0::/a\n": 0, "": 0,
+	} {
+		write("self", self)
+		if got := groupLimit(filepath.Join(root, "self"), root); got != want {
+			t.Errorf("group %q: limit %d, want %d", self, got, want)
+		}
+	}
+	if got := groupLimit(filepath.Join(root, "nothing"), root); got != 0 {
+		t.Errorf("without a group: limit %d", got)
+	}
+}
