@@ -77,9 +77,14 @@ func CanonicalName(s string) (string, error) {
 	return s, nil
 }
 
-func isNameByte(c byte) bool {
-	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '_'
-}
+func isNameByte(c byte) bool { return nameBytes[c] }
+
+var nameBytes = func() (t [256]bool) {
+	for _, c := range []byte("abcdefghijklmnopqrstuvwxyz0123456789-_") {
+		t[c] = true
+	}
+	return t
+}()
 
 func toASCII(s string) (string, error) {
 	for i := 0; i < len(s); i++ {

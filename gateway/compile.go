@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"time"
 
 	"github.com/weir-gateway/weir/blocklists"
 	"github.com/weir-gateway/weir/blocklists/bans"
@@ -47,25 +48,45 @@ type ListStatus struct {
 // A policySet is a compiled policy: the snapshot, and what it was made of.
 type policySet struct {
 	snapshot *policy.Snapshot
+	set      *blocklists.Set
+	built    bool // and not taken over, edited or not
 	lists    []ListStatus
+	parts    []part    // by the list indexes of set
+	off      []offList // that are not loaded
 	read     revisions // of all sources, from just before they were read
 }
 
+// A part is one list of a set: what it is, and what was in it.
+type part struct {
+	status ListStatus
+	list   policy.List
+	inline []blocklists.Rule // of a list that stands in the configuration itself
+	read   revision          // of any other; from just before it was read
+	at     time.Time         // when that was
+	// outline is of the text, to find what changes in it; nil for a short list.
+	outline *outline
+	patched bool // the outline and the digest are still to be made
+}
+
 // compile builds the whole policy of a configuration, or says why not. It
-// touches nothing that is in force.
-func compile(cfg *config.Config, generation uint64) (*policySet, error) {
-	// Compiling leaves garbage of several times the policy's size, and next to
-	// no pointers to follow: collecting often is cheap and halves the peak.
-	defer debug.SetGCPercent(debug.SetGCPercent(compileGCPercent))
+// touches nothing that is in force. Of the old policy, nil for none, it takes
+// over what has not changed: so a change of who may do what, of the operator's
+// rules or of a short list is in force at once, however long the other lists.
+func compile(cfg *config.Config, generation uint64, old *policySet) (*policySet, error) {
 	c := compiler{cfg: cfg, read: revisions{}}
-	c.operator()
-	if err := c.protected(); err != nil {
+	if err := c.plan(); err != nil {
 		return nil, err
 	}
-	if err := c.bans(); err != nil {
+	set, err := c.edit(old)
+	if err != nil {
 		return nil, err
 	}
-	set := c.builder.Build()
+	built := set == nil
+	if built {
+		if set, err = c.build(); err != nil {
+			return nil, err
+		}
+	}
 	c.spec.Generation, c.spec.Set = generation, set
 	c.spec.Answer = cfg.DNS.Blocked
 	c.spec.CacheEntries = verdictCache
@@ -77,84 +98,164 @@ func compile(cfg *config.Config, generation uint64) (*policySet, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &policySet{snapshot: snapshot, lists: c.lists, read: c.read}, nil
+	return &policySet{snapshot: snapshot, set: set, built: built, lists: statuses(c.parts, c.off), parts: c.parts, off: c.off, read: c.read}, nil
 }
 
 // A compiler carries one compilation.
 type compiler struct {
-	cfg     *config.Config
-	builder blocklists.Builder
-	spec    policy.Spec
-	lists   []ListStatus
-	read    revisions
+	cfg   *config.Config
+	spec  policy.Spec
+	parts []part
+	off   []offList
+	read  revisions
 }
 
-// operator adds the operator's allow rules, which stand in the configuration.
-func (c *compiler) operator() {
+// An offList is a list that is not loaded, before the part of that index.
+type offList struct {
+	before int
+	status ListStatus
+}
+
+// plan says which lists there are. The two of the configuration itself are
+// there even when they are empty, so that the others keep their indexes.
+func (c *compiler) plan() error {
 	c.inline("allow", "operator", policy.RoleOperator, c.cfg.Allow)
-}
-
-func (c *compiler) inline(name, role string, r policy.Role, rules []blocklists.Rule) {
-	if len(rules) == 0 {
-		return
-	}
-	for _, rule := range rules {
-		// The configuration has validated them; a set with room for nothing yet
-		// takes them all.
-		_ = c.builder.Add(len(c.spec.Lists), rule)
-	}
-	c.spec.Lists = append(c.spec.Lists, policy.List{Name: name, Role: r})
-	c.lists = append(c.lists, ListStatus{Name: name, Role: role, Enabled: true, Source: c.cfg.File, Rules: len(rules)})
-}
-
-func (c *compiler) protected() error {
 	c.inline("protected-config", "protected", policy.RoleProtected, c.cfg.Protected)
-	st := ListStatus{Name: "protected", Role: "protected", Source: protectedSource, Format: parse.Domains}
-	return c.load(st, policy.List{Name: st.Name, Role: policy.RoleProtected})
-}
-
-func (c *compiler) bans() error {
+	st := ListStatus{Name: "protected", Role: "protected", Enabled: true, Source: protectedSource, Format: parse.Domains}
+	c.add(part{status: st, list: policy.List{Name: st.Name, Role: policy.RoleProtected}})
 	for i := range c.cfg.Bans {
 		ban := &c.cfg.Bans[i]
 		c.spec.Bans = append(c.spec.Bans, ban)
 		for _, l := range ban.Lists {
 			st := ListStatus{Name: l.Name, Ban: ban.ID, Role: "ban", Tier: l.Tier, Source: l.Source, Format: parse.Format(l.Format)}
-			if !ban.Enabled(l.Tier) {
-				c.lists = append(c.lists, st)
+			if st.Enabled = ban.Enabled(l.Tier); !st.Enabled {
+				c.off = append(c.off, offList{len(c.parts), st})
 				continue
 			}
-			pl := policy.List{Name: l.Name, Role: policy.RoleBan, Ban: i, Signal: l.Signal, Answer: l.Answer}
-			if err := c.load(st, pl); err != nil {
-				return c.cfg.At(l.Source, fmt.Errorf("ban %s: %w", ban.ID, err))
-			}
+			c.add(part{status: st, list: policy.List{Name: l.Name, Role: policy.RoleBan, Ban: i, Signal: l.Signal, Answer: l.Answer}})
 		}
+	}
+	if len(c.parts) > blocklists.MaxLists {
+		return blocklists.ErrSetFull
 	}
 	return nil
 }
 
-// load reads one list into the builder. A list without a rule is an error: it
-// would look like a list that nothing matches.
-func (c *compiler) load(st ListStatus, l policy.List) error {
+func (c *compiler) inline(name, role string, r policy.Role, rules []blocklists.Rule) {
+	st := ListStatus{Name: name, Role: role, Enabled: true, Source: c.cfg.File, Rules: len(rules)}
+	c.add(part{status: st, list: policy.List{Name: name, Role: r}, inline: rules})
+}
+
+func (c *compiler) add(p part) {
+	c.parts = append(c.parts, p)
+	c.spec.Lists = append(c.spec.Lists, p.list)
+}
+
+// statuses returns those of all lists, in the order of the configuration.
+func statuses(parts []part, off []offList) []ListStatus {
+	var out []ListStatus
+	for i := 0; i <= len(parts); i++ {
+		for ; len(off) > 0 && off[0].before == i; off = off[1:] {
+			out = append(out, off[0].status)
+		}
+		if i < len(parts) && (parts[i].status.Format != "" || parts[i].status.Rules > 0) {
+			out = append(out, parts[i].status)
+		}
+	}
+	return out
+}
+
+// build compiles all lists.
+func (c *compiler) build() (*blocklists.Set, error) {
+	// Compiling leaves garbage of several times the policy's size, and next to
+	// no pointers to follow: collecting often is cheap and halves the peak.
+	defer debug.SetGCPercent(debug.SetGCPercent(compileGCPercent))
+	var b blocklists.Builder
+	for i := range c.parts {
+		if err := c.load(i, func(r blocklists.Rule) error { return b.Add(i, r) }); err != nil {
+			return nil, err
+		}
+	}
+	return b.Build(), nil
+}
+
+// load gives the rules of a list to add, and notes what was in it. A list
+// without a rule is an error: it would look like a list that nothing matches.
+func (c *compiler) load(index int, add func(blocklists.Rule) error) error {
+	p := &c.parts[index]
+	if p.status.Format == "" {
+		for _, rule := range p.inline {
+			// The configuration has validated them; a set with room for nothing
+			// yet takes them all.
+			_ = add(rule)
+		}
+		return nil
+	}
+	if err := c.loadSource(p, add); err != nil {
+		if p.list.Role != policy.RoleBan {
+			return err
+		}
+		return c.cfg.At(p.status.Source, fmt.Errorf("ban %s: %w", p.status.Ban, err))
+	}
+	return nil
+}
+
+func (c *compiler) loadSource(p *part, add func(blocklists.Rule) error) error {
+	st := &p.status
+	p.at = time.Now()
 	r, err := c.open(st.Source)
 	if err != nil {
 		return fmt.Errorf("list %s: %w", st.Name, err)
 	}
 	defer func() { _ = r.Close() }()
-	sum := sha256.New()
-	index := len(c.spec.Lists)
-	report, err := parse.Load(st.Format, io.TeeReader(r, sum), parse.Limits{}, func(rule blocklists.Rule) error {
-		return c.builder.Add(index, rule)
-	})
+	p.read = c.read[st.Source]
+	sum, text := sha256.New(), newOutline()
+	report, err := parse.Load(st.Format, io.TeeReader(r, io.MultiWriter(sum, text)), parse.Limits{}, add)
 	if err != nil {
 		return fmt.Errorf("list %s (%s): %w", st.Name, st.Source, err)
 	}
 	if report.Rules == 0 {
 		return fmt.Errorf("list %s (%s): %w", st.Name, st.Source, emptyList(report))
 	}
-	st.Enabled, st.Report, st.Rules, st.Digest = true, &report, report.Rules, hex.EncodeToString(sum.Sum(nil))
-	c.spec.Lists = append(c.spec.Lists, l)
-	c.lists = append(c.lists, st)
+	st.Report, st.Rules, st.Digest = &report, report.Rules, hex.EncodeToString(sum.Sum(nil))
+	if text.close(); report.Rules > maxEdit && isFile(st.Source) {
+		p.outline = text
+	}
 	return nil
+}
+
+// finish reads lists again of which only what has changed was read, for their
+// digest and to find the next change. A list that has changed meanwhile is left
+// without: the next reload reads all of it. It reports whether there were any.
+func (set *policySet) finish() bool {
+	changed := false
+	for i := range set.parts {
+		p := &set.parts[i]
+		if !p.patched {
+			continue
+		}
+		p.patched, changed = false, true
+		p.outline, p.status.Digest = digest(p.status.Source, p.read)
+	}
+	if changed {
+		set.lists = statuses(set.parts, set.off)
+	}
+	return changed
+}
+
+// digest returns the outline and the digest of a source of that revision.
+func digest(source string, at revision) (*outline, string) {
+	r, err := opener.Open(source)
+	if err != nil {
+		return nil, ""
+	}
+	defer func() { _ = r.Close() }()
+	sum, text := sha256.New(), newOutline()
+	if _, err := io.Copy(io.MultiWriter(sum, text), r); err != nil || look(source) != at {
+		return nil, ""
+	}
+	text.close()
+	return text, hex.EncodeToString(sum.Sum(nil))
 }
 
 // open opens a source and remembers its revision from before, so that a change

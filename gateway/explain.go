@@ -81,7 +81,7 @@ type Explainer struct {
 
 // NewExplainer compiles the policy of the configuration.
 func NewExplainer(cfg *config.Config) (*Explainer, error) {
-	set, err := compile(cfg, 1)
+	set, err := compile(cfg, 1, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -58,9 +58,10 @@ type Gateway struct {
 	metrics  *prometheus.Registry
 
 	// Owned by the goroutine of own.
-	cfg     *config.Config
-	watched watcher
-	retry   time.Time // when to try a failed reload again; zero for not
+	cfg      *config.Config
+	compiled *policySet // in force
+	watched  watcher
+	retry    time.Time // when to try a failed reload again; zero for not
 }
 
 // A state is what status and metrics show of the policy in force.
@@ -86,7 +87,7 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 	g := &Gateway{opts: opts, log: opts.Log, cfg: cfg, reloads: make(chan chan error)}
 	began := time.Now()
 	file := lookFile(cfg.File)
-	set, err := compile(cfg, 1)
+	set, err := compile(cfg, 1, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -97,13 +98,14 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 		return nil, err
 	}
 	g.watched.watch(file, set.read)
-	settleMemory(set.snapshot.Rules())
+	settleMemory(set)
 	return g, nil
 }
 
 // publish puts the compiled policy in force.
 func (g *Gateway) publish(set *policySet, began time.Time) {
 	g.store.Swap(set.snapshot)
+	g.compiled = set
 	now := time.Now()
 	g.state.Store(&state{
 		generation: set.snapshot.Generation(), since: now, took: now.Sub(began),

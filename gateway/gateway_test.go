@@ -464,7 +464,7 @@ func TestVectorsAreChecked(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = compile(cfg, 1)
+		_, err = compile(cfg, 1, nil)
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("vectors %q: %v, want %q", tt.vectors, err, tt.want)
 		}

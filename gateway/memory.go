@@ -28,10 +28,13 @@ const (
 	largePolicy = 100_000
 )
 
-// settleMemory is called when a policy was compiled and put in force: what
-// lives now will live for long. GOGC in the environment is stronger.
-func settleMemory(rules int) {
-	if rules > largePolicy {
+// settleMemory is called when a set was built and put in force: what lives now
+// will live for long. GOGC in the environment is stronger.
+func settleMemory(set *policySet) {
+	if !set.built {
+		return
+	}
+	if set.set.Rules() > largePolicy {
 		debug.FreeOSMemory() // collects first
 	}
 	if os.Getenv("GOGC") == "" {

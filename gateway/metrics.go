@@ -116,6 +116,8 @@ func (e emitter) counters(name, help, label string, values ...series) {
 func dnsMetrics(e emitter, st dnsserver.Stats) {
 	e.counters("weir_dns_messages_total", "DNS messages received, by transport.", "transport",
 		series{"udp", st.UDP}, series{"tcp", st.TCP})
+	e.counters("weir_dns_udp_calls_total", "System calls that moved UDP messages, by direction.", "direction",
+		series{"read", st.UDPReads}, series{"write", st.UDPWrites})
 	e.counters("weir_dns_questions_total", "Questions, by the verdict that they were answered under.", "action",
 		series{"block", st.Blocked}, series{"report", st.Reported}, series{"allow", st.Allowed}, series{"undecided", st.Undecided})
 	e.counters("weir_dns_answers_total", "Questions that were not blocked, by where their answer came from.", "origin",

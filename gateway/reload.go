@@ -118,7 +118,7 @@ func (g *Gateway) tryReload(began time.Time) error {
 	if err := sameListeners(g.cfg, cfg); err != nil {
 		return err
 	}
-	set, err := compile(cfg, g.state.Load().generation+1)
+	set, err := compile(cfg, g.state.Load().generation+1, g.compiled)
 	if err != nil {
 		return err
 	}
@@ -135,7 +135,12 @@ func (g *Gateway) tryReload(began time.Time) error {
 		g.proxy.SetRules(cfg.Proxy.ConnectPorts, cfg.Proxy.HTTPPorts, cfg.Proxy.AllowNetworks)
 		g.proxy.Recheck()
 	}
-	settleMemory(set.snapshot.Rules())
+	settleMemory(set)
+	if set.finish() {
+		st := *g.state.Load()
+		st.lists = set.lists
+		g.state.Store(&st)
+	}
 	return nil
 }
 

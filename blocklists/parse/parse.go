@@ -98,7 +98,10 @@ func (l Limits) withDefaults() Limits {
 func Rules(f Format, r io.Reader, lim Limits) iter.Seq2[blocklists.Rule, error] {
 	return func(yield func(blocklists.Rule, error) bool) {
 		p := newParser(f, lim)
-		p.onRule = func(rule blocklists.Rule) bool { return yield(rule, nil) }
+		p.onRule = func(rule blocklists.Rule) bool {
+			rule.Name, rule.Path = strings.Clone(rule.Name), strings.Clone(rule.Path)
+			return yield(rule, nil)
+		}
 		p.onSkip = func(s *SkipError) bool { return yield(blocklists.Rule{}, s) }
 		if err := p.run(r); err != nil {
 			yield(blocklists.Rule{}, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"unicode/utf8"
+	"unsafe"
 
 	"github.com/weir-gateway/weir/blocklists"
 )
@@ -18,6 +19,10 @@ type dialect struct {
 	// parse reads a line that is neither blank nor a comment, without blanks
 	// around it. It calls rule and skip.
 	parse func(p *parser, text string)
+	// keeps says that the dialect, or what it gives out, goes on using the text
+	// after the line. The text of others is valid for the line only, which
+	// spares an allocation each.
+	keeps bool
 	// finish ends what is still open after the last line; nil for nothing.
 	finish func(p *parser)
 }
@@ -27,13 +32,13 @@ var dialects = map[Format]*dialect{
 	Hosts:    {comment: anyHash, parse: parseHosts},
 	ABP:      {comment: abpComment, parse: parseABP},
 	Dnsmasq:  {comment: blankHash, parse: parseDnsmasq},
-	RPZ:      {comment: zoneComment, parse: parseZone, finish: finishZone},
-	Prefixes: {comment: blankHash, parse: parsePrefixes},
+	RPZ:      {comment: zoneComment, parse: parseZone, keeps: true, finish: finishZone},
+	Prefixes: {comment: blankHash, parse: parsePrefixes, keeps: true},
 	URLs:     {comment: blankHash, parse: parseURLs},
 }
 
-// A parser reads one list. It owns the line it is at; what it gives out are
-// copies.
+// A parser reads one list. It owns the line it is at. Skips are copies; the
+// strings of rules may be parts of the line, which the next one overwrites.
 type parser struct {
 	limits  Limits
 	dialect *dialect
@@ -154,7 +159,11 @@ func (p *parser) content(text []byte) error {
 		p.skip(0, SkipEncoding, string(text), nil)
 		return nil
 	}
-	p.dialect.parse(p, string(text))
+	if p.dialect.keeps {
+		p.dialect.parse(p, string(text))
+	} else {
+		p.dialect.parse(p, unsafe.String(unsafe.SliceData(text), len(text)))
+	}
 	return nil
 }
 

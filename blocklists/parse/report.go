@@ -61,6 +61,11 @@ func (r *Report) Skipped() int {
 // error of add ends it. With any error the Report holds what was counted until
 // then, and the rules that were added are a part of a list and must not be put
 // to use.
+//
+// The strings of a rule are valid until add returns, because they may be parts
+// of the line that is being read: add clones what it keeps, as a
+// blocklists.Builder does. That is what lets a list of a million names be read
+// without a million allocations; Rules gives rules to keep.
 func Load(f Format, r io.Reader, lim Limits, add func(blocklists.Rule) error) (Report, error) {
 	p := newParser(f, lim)
 	var failed error

@@ -6,8 +6,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"net/url"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,132 +15,7 @@ import (
 	"github.com/weir-gateway/weir/blocklists"
 	"github.com/weir-gateway/weir/gateway/audit"
 	"github.com/weir-gateway/weir/gateway/policy"
-	"github.com/weir-gateway/weir/gateway/resolver"
 )
-
-// upstream is a real DNS server on loopback. Names it has no records for have
-// the address 192.0.2.1, of every other type nothing.
-type upstream struct {
-	addr    netip.AddrPort
-	records map[string][]dns.RR // by name, lower case with the final dot
-	mu      sync.Mutex
-	asked   map[string]int
-	gate    chan struct{} // names under slow.example wait for it
-}
-
-func startUpstream(tb testing.TB, zone string) *upstream {
-	tb.Helper()
-	u := &upstream{records: map[string][]dns.RR{}, asked: map[string]int{}, gate: make(chan struct{})}
-	p := dns.NewZoneParser(strings.NewReader(zone), ".", "")
-	for rr, ok := p.Next(); ok; rr, ok = p.Next() {
-		u.records[rr.Header().Name] = append(u.records[rr.Header().Name], rr)
-	}
-	if err := p.Err(); err != nil {
-		tb.Fatal(err)
-	}
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	u.addr = l.Addr().(*net.TCPAddr).AddrPort()
-	pc, err := net.ListenPacket("udp4", l.Addr().String())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	for _, s := range []*dns.Server{{Listener: l, Handler: u}, {PacketConn: pc, Handler: u}} {
-		go func() { _ = s.ActivateAndServe() }()
-		tb.Cleanup(func() { _ = s.Shutdown() })
-	}
-	return u
-}
-
-func (u *upstream) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
-	name := strings.ToLower(q.Question[0].Name)
-	u.mu.Lock()
-	u.asked[name]++
-	u.mu.Unlock()
-	if strings.HasSuffix(name, ".slow.example.") {
-		<-u.gate
-	}
-	m := new(dns.Msg)
-	m.SetReply(q)
-	m.RecursionAvailable = true
-	u.answer(m, name, q.Question[0].Qtype)
-	if opt := q.IsEdns0(); opt != nil {
-		m.SetEdns0(1232, opt.Do())
-		if w.LocalAddr().Network() == "udp" {
-			m.Truncate(int(opt.UDPSize()))
-		}
-	} else if w.LocalAddr().Network() == "udp" {
-		m.Truncate(dns.MinMsgSize)
-	}
-	_ = w.WriteMsg(m)
-}
-
-func (u *upstream) answer(m *dns.Msg, name string, qtype uint16) {
-	if strings.HasPrefix(name, "servfail.") {
-		m.Rcode = dns.RcodeServerFailure
-		return
-	}
-	for range 8 {
-		rrs, known := u.records[name]
-		var alias *dns.CNAME
-		for _, rr := range rrs {
-			if rr.Header().Rrtype == qtype {
-				m.Answer = append(m.Answer, rr)
-			} else if c, ok := rr.(*dns.CNAME); ok {
-				alias = c
-			}
-		}
-		if !known && qtype == dns.TypeA {
-			m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 300}, A: net.IPv4(192, 0, 2, 1)})
-		}
-		if alias == nil || len(m.Answer) > 0 && m.Answer[len(m.Answer)-1].Header().Rrtype == qtype {
-			return
-		}
-		m.Answer = append(m.Answer, alias)
-		name = alias.Target
-	}
-}
-
-func (u *upstream) count(name string) int {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.asked[dns.CanonicalName(name)]
-}
-
-// resolver returns a real resolver that asks the upstream.
-func (u *upstream) resolver(tb testing.TB) *resolver.Resolver {
-	tb.Helper()
-	r, err := resolver.New(resolver.Options{
-		Upstreams: []*url.URL{{Scheme: "udp", Host: u.addr.String()}}, CacheEntries: 1000,
-	})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { _ = r.Close() })
-	return r
-}
-
-// hooked is a real resolver that can be made to fail.
-type hooked struct {
-	*resolver.Resolver
-	resolve func(ctx context.Context, q *dns.Msg) (*resolver.Answer, error)
-}
-
-func (h *hooked) Cached(q *dns.Msg) *resolver.Answer {
-	if h.Resolver == nil {
-		return nil
-	}
-	return h.Resolver.Cached(q)
-}
-
-func (h *hooked) Resolve(ctx context.Context, q *dns.Msg) (*resolver.Answer, error) {
-	if h.resolve != nil {
-		return h.resolve(ctx, q)
-	}
-	return h.Resolver.Resolve(ctx, q)
-}
 
 // recorder is an audit.Sink that keeps everything.
 type recorder struct {
@@ -228,6 +101,13 @@ func snapshot(tb testing.TB, generation uint64, list []testBan) *policy.Snapshot
 	return s
 }
 
+// onEngines runs the test with each way of moving UDP. Where there is only one,
+// both are the same.
+func onEngines(t *testing.T, test func(t *testing.T, portable bool)) {
+	t.Run("batches", func(t *testing.T) { test(t, false) })
+	t.Run("portable", func(t *testing.T) { test(t, true) })
+}
+
 // A rig is a Server that serves, with all that is around it.
 type rig struct {
 	*Server
@@ -260,7 +140,7 @@ func start(tb testing.TB, zone string, opts Options) *rig {
 	if r.Server, err = Listen(opts); err != nil {
 		tb.Fatal(err)
 	}
-	r.addr = r.Addrs()[0].String()
+	r.addr = atLoopback(r.Addrs()[0]).String()
 	ctx, cancel := context.WithCancel(context.Background())
 	r.end = cancel
 	go func() { r.served <- r.Serve(ctx) }()
@@ -283,6 +163,25 @@ func (r *rig) stop(tb testing.TB) {
 	case <-time.After(15 * time.Second):
 		tb.Error("Serve did not return")
 	}
+}
+
+// addrPorts are addresses to listen on.
+func addrPorts(ss ...string) (out []netip.AddrPort) {
+	for _, s := range ss {
+		out = append(out, netip.MustParseAddrPort(s))
+	}
+	return out
+}
+
+// atLoopback is where a listener can be asked.
+func atLoopback(a netip.AddrPort) netip.AddrPort {
+	switch {
+	case !a.Addr().IsUnspecified():
+		return a
+	case a.Addr().Is4():
+		return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), a.Port())
+	}
+	return netip.AddrPortFrom(netip.IPv6Loopback(), a.Port())
 }
 
 func query(name string, qtype uint16) *dns.Msg {

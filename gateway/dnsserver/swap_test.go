@@ -38,28 +38,30 @@ func (s *swapping) swap(tb testing.TB, generation uint64) {
 // A reply to a question asked after a Swap is never made under an older
 // generation, and no question is lost: blocked, forwarded, cached and by link.
 func TestSwapUnderLoad(t *testing.T) {
-	r := start(t, "alias.example. 300 IN CNAME x.flip.example.\nx.flip.example. 300 IN A 192.0.2.3\n", Options{})
-	sw := &swapping{store: r.store}
-	sw.swap(t, 2)
-	end := time.Now().Add(2 * time.Second)
-	var wg sync.WaitGroup
-	var asked atomic.Int64
-	for i := range 8 {
-		wg.Go(func() { ask(t, r, sw, i, end, &asked) })
-	}
-	for g := uint64(3); time.Now().Before(end); g++ {
-		time.Sleep(50 * time.Millisecond)
-		sw.swap(t, g)
-	}
-	wg.Wait()
-	st := r.Stats()
-	t.Logf("%d questions, %d judged again, %d generations", asked.Load(), st.Rejudged, sw.active.Load())
-	if asked.Load() < 1000 || st.Blocked == 0 || st.Cached == 0 || st.Forwarded == 0 {
-		t.Errorf("stats %+v: not the load that was meant", st)
-	}
-	if got := len(r.audit.take()); int64(got) != asked.Load() {
-		t.Errorf("%d audit records of %d questions", got, asked.Load())
-	}
+	onEngines(t, func(t *testing.T, portable bool) {
+		r := start(t, "alias.example. 300 IN CNAME x.flip.example.\nx.flip.example. 300 IN A 192.0.2.3\n", Options{portable: portable})
+		sw := &swapping{store: r.store}
+		sw.swap(t, 2)
+		end := time.Now().Add(time.Second)
+		var wg sync.WaitGroup
+		var asked atomic.Int64
+		for i := range 8 {
+			wg.Go(func() { ask(t, r, sw, i, end, &asked) })
+		}
+		for g := uint64(3); time.Now().Before(end); g++ {
+			time.Sleep(50 * time.Millisecond)
+			sw.swap(t, g)
+		}
+		wg.Wait()
+		st := r.Stats()
+		t.Logf("%d questions, %d judged again, %d generations", asked.Load(), st.Rejudged, sw.active.Load())
+		if asked.Load() < 1000 || st.Blocked == 0 || st.Cached == 0 || st.Forwarded == 0 {
+			t.Errorf("stats %+v: not the load that was meant", st)
+		}
+		if got := len(r.audit.take()); int64(got) != asked.Load() {
+			t.Errorf("%d audit records of %d questions", got, asked.Load())
+		}
+	})
 }
 
 // ask is one client: it asks until the end and checks every reply.
@@ -109,37 +111,41 @@ func ask(t *testing.T, r *rig, sw *swapping, client int, end time.Time, asked *a
 // held back, what came back is judged anew, and a name that is released while
 // its blocked reply waits is resolved.
 func TestSwapWhileResolving(t *testing.T) {
-	r := start(t, "a.slow.example. 300 IN A 192.0.2.3\n", Options{})
-	done := make(chan *dns.Msg)
-	go func() { done <- r.ask(t, "udp", query("a.slow.example", dns.TypeA)) }()
-	eventually(t, "upstream is asked", func() bool { return r.up.count("a.slow.example") == 1 })
-	list := bans()
-	list[1].rules = prefixes("192.0.2.3/32")
-	r.store.Swap(snapshot(t, 5, list))
-	close(r.up.gate)
-	m := <-done
-	if m.Rcode != dns.RcodeNameError || m.Ns[0].(*dns.SOA).Serial != 5 {
-		t.Errorf("got %v, want NXDOMAIN of generation 5", m)
-	}
+	onEngines(t, func(t *testing.T, portable bool) {
+		r := start(t, "a.slow.example. 300 IN A 192.0.2.3\n", Options{portable: portable})
+		done := make(chan *dns.Msg)
+		go func() { done <- r.ask(t, "udp", query("a.slow.example", dns.TypeA)) }()
+		eventually(t, "upstream is asked", func() bool { return r.up.count("a.slow.example") == 1 })
+		list := bans()
+		list[1].rules = prefixes("192.0.2.3/32")
+		r.store.Swap(snapshot(t, 5, list))
+		close(r.up.gate)
+		m := <-done
+		if m.Rcode != dns.RcodeNameError || m.Ns[0].(*dns.SOA).Serial != 5 {
+			t.Errorf("got %v, want NXDOMAIN of generation 5", m)
+		}
+	})
 }
 
 // The snapshot changes between judgement and writing: the reply is made again.
 func TestRejudgedBeforeWriting(t *testing.T) {
-	up := startUpstream(t, "")
-	var store policy.Store
-	allowed, banned := snapshot(t, 1, nil), snapshot(t, 2, bans())
-	store.Swap(allowed)
-	real := up.resolver(t)
-	if _, err := real.Resolve(t.Context(), query("x.wechat.com", dns.TypeA)); err != nil {
-		t.Fatal(err)
-	}
-	hook := &swapOnce{Resolver: real, do: func() { store.Swap(banned) }}
-	r := start(t, "", Options{Policy: &store, Resolver: hook})
-	m := r.ask(t, "udp", query("x.wechat.com", dns.TypeA))
-	recs := r.audit.take()
-	if m.Rcode != dns.RcodeNameError || r.Stats().Rejudged != 1 || len(recs) != 1 || recs[0].Generation != 2 {
-		t.Errorf("got %v, rejudged %d, audit %+v; want NXDOMAIN under generation 2, once on the record", m, r.Stats().Rejudged, recs)
-	}
+	onEngines(t, func(t *testing.T, portable bool) {
+		up := startUpstream(t, "")
+		var store policy.Store
+		allowed, banned := snapshot(t, 1, nil), snapshot(t, 2, bans())
+		store.Swap(allowed)
+		real := up.resolver(t)
+		if _, err := real.Resolve(t.Context(), query("x.wechat.com", dns.TypeA)); err != nil {
+			t.Fatal(err)
+		}
+		hook := &swapOnce{Resolver: real, do: func() { store.Swap(banned) }}
+		r := start(t, "", Options{portable: portable, Policy: &store, Resolver: hook})
+		m := r.ask(t, "udp", query("x.wechat.com", dns.TypeA))
+		recs := r.audit.take()
+		if m.Rcode != dns.RcodeNameError || r.Stats().Rejudged != 1 || len(recs) != 1 || recs[0].Generation != 2 {
+			t.Errorf("got %v, rejudged %d, audit %+v; want NXDOMAIN under generation 2, once on the record", m, r.Stats().Rejudged, recs)
+		}
+	})
 }
 
 // swapOnce does something while the first question is being judged.
@@ -155,113 +161,124 @@ func (s *swapOnce) Cached(q *dns.Msg) *resolver.Answer {
 }
 
 func TestDrain(t *testing.T) {
-	r := start(t, "", Options{Drain: 5 * time.Second})
-	tc, uc := r.dial(t, "tcp"), r.dial(t, "udp")
-	p := pack(t, query("a.slow.example", dns.TypeA))
-	if _, err := uc.Write(p); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tc.Write(append(frame(p), 0, 50, 1)); err != nil { // and the start of another
-		t.Fatal(err)
-	}
-	idle := r.dial(t, "tcp")
-	eventually(t, "both are in flight and all are connected", func() bool { return r.Stats().Inflight == 2 && r.Stats().Conns == 2 })
-	r.end()
-	eventually(t, "new connections are refused", func() bool {
-		c, err := net.Dial("tcp", r.addr)
-		if err == nil {
-			_ = c.Close()
+	onEngines(t, func(t *testing.T, portable bool) {
+		r := start(t, "", Options{portable: portable, Drain: 5 * time.Second})
+		tc, uc := r.dial(t, "tcp"), r.dial(t, "udp")
+		p := pack(t, query("a.slow.example", dns.TypeA))
+		if _, err := uc.Write(p); err != nil {
+			t.Fatal(err)
 		}
-		return err != nil
+		if _, err := tc.Write(append(frame(p), 0, 50, 1)); err != nil { // and the start of another
+			t.Fatal(err)
+		}
+		idle := r.dial(t, "tcp")
+		eventually(t, "both are in flight and all are connected", func() bool { return r.Stats().Inflight == 2 && r.Stats().Conns == 2 })
+		r.end()
+		eventually(t, "new connections are refused", func() bool {
+			c, err := net.Dial("tcp", r.addr)
+			if err == nil {
+				_ = c.Close()
+			}
+			return err != nil
+		})
+		if !closedWithin(idle, secs(2)) {
+			t.Error("an idle connection is kept")
+		}
+		close(r.up.gate)
+		if m := readPacket(t, uc); m == nil || m.Rcode != dns.RcodeSuccess {
+			t.Errorf("in flight over UDP: %v, want its answer", m)
+		}
+		if m := readFrame(t, tc, secs(5)); m == nil || m.Rcode != dns.RcodeSuccess {
+			t.Errorf("in flight over TCP: %v, want its answer", m)
+		}
+		begin := time.Now()
+		r.stop(t)
+		if d := time.Since(begin); d > 2*time.Second {
+			t.Errorf("Serve returned %v after the last answer", d)
+		}
+		if !closedWithin(tc, secs(1)) {
+			t.Error("the connection is open after Serve")
+		}
 	})
-	if !closedWithin(idle, secs(2)) {
-		t.Error("an idle connection is kept")
-	}
-	close(r.up.gate)
-	if m := readPacket(t, uc); m == nil || m.Rcode != dns.RcodeSuccess {
-		t.Errorf("in flight over UDP: %v, want its answer", m)
-	}
-	if m := readFrame(t, tc, secs(5)); m == nil || m.Rcode != dns.RcodeSuccess {
-		t.Errorf("in flight over TCP: %v, want its answer", m)
-	}
-	begin := time.Now()
-	r.stop(t)
-	if d := time.Since(begin); d > 2*time.Second {
-		t.Errorf("Serve returned %v after the last answer", d)
-	}
-	if !closedWithin(tc, secs(1)) {
-		t.Error("the connection is open after Serve")
-	}
 }
 
 // What does not end in the time to drain is answered SERVFAIL.
 func TestDrainIsBounded(t *testing.T) {
-	r := start(t, "", Options{Drain: 200 * time.Millisecond, Timeout: time.Minute})
-	defer close(r.up.gate)
-	tc, uc := r.dial(t, "tcp"), r.dial(t, "udp")
-	p := pack(t, query("a.slow.example", dns.TypeA))
-	if _, err := uc.Write(p); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tc.Write(frame(p)); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "both are in flight", func() bool { return r.Stats().Inflight == 2 })
-	begin := time.Now()
-	r.stop(t)
-	if d := time.Since(begin); d < 150*time.Millisecond || d > 2*time.Second {
-		t.Errorf("Serve took %v, want about 200 ms", d)
-	}
-	if m := readPacket(t, uc); m == nil || m.Rcode != dns.RcodeServerFailure {
-		t.Errorf("over UDP: %v, want SERVFAIL", m)
-	}
-	if m := readFrame(t, tc, secs(1)); m == nil || m.Rcode != dns.RcodeServerFailure {
-		t.Errorf("over TCP: %v, want SERVFAIL", m)
-	}
+	onEngines(t, func(t *testing.T, portable bool) {
+		r := start(t, "", Options{portable: portable, Drain: 200 * time.Millisecond, Timeout: time.Minute})
+		defer close(r.up.gate)
+		tc, uc := r.dial(t, "tcp"), r.dial(t, "udp")
+		p := pack(t, query("a.slow.example", dns.TypeA))
+		if _, err := uc.Write(p); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tc.Write(frame(p)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "both are in flight", func() bool { return r.Stats().Inflight == 2 })
+		begin := time.Now()
+		r.stop(t)
+		if d := time.Since(begin); d < 150*time.Millisecond || d > 2*time.Second {
+			t.Errorf("Serve took %v, want about 200 ms", d)
+		}
+		if m := readPacket(t, uc); m == nil || m.Rcode != dns.RcodeServerFailure {
+			t.Errorf("over UDP: %v, want SERVFAIL", m)
+		}
+		if m := readFrame(t, tc, secs(1)); m == nil || m.Rcode != dns.RcodeServerFailure {
+			t.Errorf("over TCP: %v, want SERVFAIL", m)
+		}
+	})
 }
 
 // Even a resolver that ignores its context does not keep Serve.
 func TestDrainOfStuckResolver(t *testing.T) {
 	stuck := make(chan struct{})
-	defer close(stuck)
 	hook := &hooked{resolve: func(context.Context, *dns.Msg) (*resolver.Answer, error) {
 		<-stuck
 		return nil, resolver.ErrNoUpstream
 	}}
 	r := start(t, "", Options{Resolver: hook, Drain: 50 * time.Millisecond})
-	if _, err := r.dial(t, "tcp").Write(frame(pack(t, query("good.example", dns.TypeA)))); err != nil {
+	p := pack(t, query("good.example", dns.TypeA))
+	if _, err := r.dial(t, "tcp").Write(frame(p)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is in flight", func() bool { return r.Stats().Inflight == 1 })
+	if _, err := r.dial(t, "udp").Write(p); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both are in flight", func() bool { return r.Stats().Inflight == 2 })
 	begin := time.Now()
 	r.stop(t)
 	if d := time.Since(begin); d > 3*time.Second {
 		t.Errorf("Serve took %v", d)
 	}
+	close(stuck)
+	eventually(t, "both replies are dropped: their sockets have gone", func() bool { return r.Stats().Dropped["write_error"] == 2 })
 }
 
 // Nothing runs and nothing is bound after Serve.
 func TestNothingIsLeft(t *testing.T) {
-	up := startUpstream(t, "")
-	res := up.resolver(t)
-	if _, err := res.Resolve(t.Context(), query("good.example", dns.TypeA)); err != nil {
-		t.Fatal(err)
-	}
-	before := runtime.NumGoroutine()
-	for range 3 {
-		r := start(t, "", Options{Resolver: res})
-		for _, network := range transports {
-			r.ask(t, network, query("wechat.com", dns.TypeA))
-			r.ask(t, network, query("good.example", dns.TypeA))
+	onEngines(t, func(t *testing.T, portable bool) {
+		up := startUpstream(t, "")
+		res := up.resolver(t)
+		if _, err := res.Resolve(t.Context(), query("good.example", dns.TypeA)); err != nil {
+			t.Fatal(err)
 		}
-		r.stop(t)
-		c, err := net.ListenPacket("udp4", r.addr)
-		if err != nil {
-			t.Errorf("the port after Serve: %v", err)
-			continue
+		before := runtime.NumGoroutine()
+		for range 3 {
+			r := start(t, "", Options{portable: portable, Resolver: res})
+			for _, network := range transports {
+				r.ask(t, network, query("wechat.com", dns.TypeA))
+				r.ask(t, network, query("good.example", dns.TypeA))
+			}
+			r.stop(t)
+			c, err := net.ListenPacket("udp4", r.addr)
+			if err != nil {
+				t.Errorf("the port after Serve: %v", err)
+				continue
+			}
+			_ = c.Close()
 		}
-		_ = c.Close()
-	}
-	const upstreams = 3 * 2 // two goroutines of each rig's own upstream
-	eventually(t, "goroutines are back to their number", func() bool { return runtime.NumGoroutine() <= before+upstreams+1 })
+		const upstreams = 3 * 2 // two goroutines of each rig's own upstream
+		eventually(t, "goroutines are back to their number", func() bool { return runtime.NumGoroutine() <= before+upstreams+1 })
+	})
 }

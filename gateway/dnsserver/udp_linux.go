@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -32,6 +33,9 @@ const (
 	slabControl = 64
 	// wakeEvery is how often a reader without packets looks whether it is to end.
 	wakeEvery = time.Second
+	// lastBatches is what a reader answers at the most when it is to end: as much
+	// as a socket's buffer holds.
+	lastBatches = 256
 )
 
 // An mmsghdr is the kernel's struct of that name (recvmmsg(2)).
@@ -166,13 +170,26 @@ func sockaddr(a netip.AddrPort) (unix.Sockaddr, error) {
 	}
 	to := &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 	if zone := a.Addr().Zone(); zone != "" {
-		i, err := net.InterfaceByName(zone)
+		index, err := zoneIndex(zone)
 		if err != nil {
 			return nil, fmt.Errorf("zone %s: %w", zone, err)
 		}
-		to.ZoneId = uint32(i.Index)
+		to.ZoneId = index
 	}
 	return to, nil
+}
+
+// zoneIndex returns the number of an interface, by its name or by itself (RFC
+// 4007, section 11.2).
+func zoneIndex(zone string) (uint32, error) {
+	i, err := net.InterfaceByName(zone)
+	if err == nil {
+		return uint32(i.Index), nil
+	}
+	if n, e := strconv.ParseUint(zone, 10, 32); e == nil {
+		return uint32(n), nil
+	}
+	return 0, err
 }
 
 func (b *batchSocket) addrPort() netip.AddrPort { return b.addr }
@@ -235,30 +252,39 @@ func newBatchReader(b *batchSocket, fd int) *batchReader {
 	return r
 }
 
-// run is the reader's goroutine.
+// run is the reader's goroutine. When the server ends, it still answers what
+// the kernel has for it by then: a socket that was shut down is read until it
+// is empty, and after that each read returns at once, with no message.
 func (r *batchReader) run() {
 	defer r.socket.reading.Done()
-	for !r.socket.server.isEnding() {
+	for left := lastBatches; left > 0; {
 		n, errno := r.receive()
-		switch errno {
-		case 0:
-		case unix.EAGAIN, unix.EINTR:
-			continue
+		ending := r.socket.server.isEnding()
+		if ending {
+			left-- // others may go on asking
+		}
+		switch {
+		case errno == 0 && r.slabs.recv[0].hdr.Namelen > 0:
+			r.handle(n)
+		case errno == unix.EINTR:
+		case ending:
+			return
+		case errno == unix.EAGAIN:
 		default:
 			r.count.drop(dropReadError)
 			time.Sleep(readPause)
-			continue
 		}
-		if r.socket.server.isEnding() {
-			return
-		}
-		r.n, r.now = n, time.Now()
-		r.hot.judge(r.judge)
-		r.hot.tally.received += uint64(n)
-		r.hot.commit(&r.count)
-		r.exit()
-		r.write()
 	}
+}
+
+// handle answers a batch.
+func (r *batchReader) handle(n int) {
+	r.n, r.now = n, time.Now()
+	r.hot.judge(r.judge)
+	r.hot.tally.received += uint64(n)
+	r.hot.commit(&r.count)
+	r.exit()
+	r.write()
 }
 
 // receive waits for a message and takes what else is there.
@@ -361,6 +387,9 @@ func (r *batchReader) write() {
 		}
 		switch {
 		case errno == unix.EINTR:
+		case errno == unix.EAGAIN: // still full: the others would wait as long
+			r.count.dropped[dropWriteError].Add(uint64(n - done))
+			return
 		case errno != 0:
 			r.count.drop(dropWriteError) // the first one's; the rest is tried again
 			done++

@@ -150,5 +150,9 @@ type portableRoute struct {
 
 func (r *portableRoute) write(reply []byte) error {
 	_, _, err := r.socket.conn.WriteMsgUDPAddrPort(reply, r.source, r.to)
+	if err != nil && r.source != nil {
+		// It was sent to a network's broadcast address, which looks like others.
+		_, _, err = r.socket.conn.WriteMsgUDPAddrPort(reply, nil, r.to)
+	}
 	return err
 }

@@ -15,6 +15,7 @@ func TestAllocationPins(t *testing.T) {
 	plain := snapshot(t, spec)
 	spec.CacheEntries = 100
 	cached := snapshot(t, spec)
+	many := snapshot(t, manyOfAll(t))
 	sub, exempt := device("10.8.0.9"), device("10.8.0.7")
 	v4, v6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("64:ff9b::192.0.2.1")
 	var blocked int
@@ -25,24 +26,30 @@ func TestAllocationPins(t *testing.T) {
 	}
 	tests := []struct {
 		about string
+		block bool
 		f     func()
 	}{
-		{"blocked, from the cache", func() { count(cached.Name(sub, "a.wechat.example", noon)) }},
-		{"free, from the cache", func() { count(cached.Name(sub, "free.example", noon)) }},
-		{"blocked, from the trie", func() { count(plain.Name(sub, "a.wechat.example", noon)) }},
-		{"free, from the trie", func() { count(plain.Name(sub, "free.example", noon)) }},
-		{"exempt", func() { count(plain.Name(exempt, "wechat.example", noon)) }},
-		{"URL", func() { count(plain.URL(sub, "host.example", "/app", noon)) }},
-		{"address", func() { count(plain.Addr(sub, v4, noon)) }},
-		{"embedded address", func() { count(plain.Addr(sub, v6, noon)) }},
+		{"blocked", true, func() { count(plain.Name(sub, "a.wechat.example", noon)) }},
+		{"free", false, func() { count(plain.Name(sub, "free.example", noon)) }},
+		{"exempt", false, func() { count(plain.Name(exempt, "wechat.example", noon)) }},
+		{"blocked by many lists", true, func() { count(many.Name(sub, "a.everywhere.example", noon)) }},
+		{"free of many lists", false, func() { count(many.Name(sub, "free.example", noon)) }},
+		{"exempt from many bans", false, func() { count(many.Name(device("10.0.0.1"), "everywhere.example", noon)) }},
+		{"address in many lists", true, func() { count(many.Addr(sub, v6, noon)) }},
+		{"URL", true, func() { count(plain.URL(sub, "host.example", "/app", noon)) }},
+		{"blocked URL, from the cache", true, func() { count(cached.URL(sub, "host.example", "/app", noon)) }},
+		{"free URL, from the cache", false, func() { count(cached.URL(sub, "free.example", "/app", noon)) }},
+		{"address", true, func() { count(plain.Addr(sub, v4, noon)) }},
+		{"embedded address", true, func() { count(plain.Addr(sub, v6, noon)) }},
 	}
 	for _, tt := range tests {
-		tt.f() // fills the cache
+		before := blocked
+		tt.f() // fills the cache and the pool
 		if got := testing.AllocsPerRun(200, tt.f); got != 0 {
 			t.Errorf("%s: %v allocations, want none", tt.about, got)
 		}
-	}
-	if blocked == 0 {
-		t.Error("nothing was blocked: the pins hold nothing")
+		if got := blocked > before; got != tt.block {
+			t.Errorf("%s: blocked is %v, want %v: the pin holds something else", tt.about, got, tt.block)
+		}
 	}
 }

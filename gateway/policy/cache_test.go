@@ -2,10 +2,12 @@ package policy
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/weir-gateway/weir/blocklists"
 )
@@ -19,7 +21,7 @@ func TestCacheFollowsTheClock(t *testing.T) {
 	exempt, other := device("10.8.0.7"), device("10.8.0.9")
 	steps := []struct {
 		sub    Subject
-		name   string
+		host   string
 		after  time.Duration
 		action Action
 	}{
@@ -32,11 +34,11 @@ func TestCacheFollowsTheClock(t *testing.T) {
 		{other, "later.example", 0, Report},
 	}
 	for i, st := range steps {
-		if v := s.Name(st.sub, st.name, noon.Add(st.after)); v.Action != st.action {
+		if v := s.URL(st.sub, st.host, "/a", noon.Add(st.after)); v.Action != st.action {
 			t.Errorf("step %d: %v, want %v", i, v.Action, st.action)
 		}
 	}
-	if _, ok := s.cache.get("wechat.example"); !ok {
+	if _, ok := s.cache.get("wechat.example", "/a"); !ok {
 		t.Error("nothing was cached: this test shows nothing")
 	}
 }
@@ -47,18 +49,18 @@ func TestCacheIsBounded(t *testing.T) {
 	s := snapshot(t, spec)
 	for i := range 1000 {
 		name := fmt.Sprintf("n%d.wechat.example", i)
-		if v := s.Name(Subject{}, name, noon); !v.Blocked() {
+		if v := s.URL(Subject{}, name, "/", noon); !v.Blocked() {
 			t.Fatalf("%s: %v", name, v.Action)
 		}
 		if n := s.cache.lru.Len(); n > 10 {
 			t.Fatalf("%d entries in a cache of 10", n)
 		}
 	}
-	if _, ok := s.cache.get("n999.wechat.example"); !ok {
-		t.Error("the latest name is not cached")
+	if _, ok := s.cache.get("n999.wechat.example", "/"); !ok {
+		t.Error("the latest URL is not cached")
 	}
-	if _, ok := s.cache.get("n0.wechat.example"); ok {
-		t.Error("the first name is still cached")
+	if _, ok := s.cache.get("n0.wechat.example", "/"); ok {
+		t.Error("the first URL is still cached")
 	}
 }
 
@@ -69,24 +71,78 @@ func TestNoCache(t *testing.T) {
 		}
 	}
 	var none *matchCache
-	none.put("a.example", nil)
-	if _, ok := none.get("a.example"); ok {
+	none.put("a.example", "/", nil)
+	if _, ok := none.get("a.example", "/"); ok {
 		t.Error("no cache has something")
 	}
 }
 
-// TestCacheKeepsNoArrayOfMisses: most names are in no list, and their entries
-// must not hold the room of those that are.
-func TestCacheKeepsNoArrayOfMisses(t *testing.T) {
-	c := newMatchCache(1)
-	var buf [8]blocklists.Match
-	c.put("a.example", buf[:0])
-	if ms, ok := c.get("a.example"); !ok || cap(ms) != 0 {
+// TestCacheKeepsNothingBorrowed: the caller's buffers change after the call.
+func TestCacheKeepsNothingBorrowed(t *testing.T) {
+	spec := house(t)
+	spec.CacheEntries = 100
+	s := snapshot(t, spec)
+	const host, path = "a.both.example", "/x"
+	lent := []byte(host + path)
+	ask := func() Verdict {
+		return s.URL(Subject{}, unsafe.String(&lent[0], len(host)), unsafe.String(&lent[len(host)], len(path)), noon)
+	}
+	if v := ask(); v.Rule.Name != "both.example" {
+		t.Fatalf("got %s by %q", spell(v), v.Rule.Name)
+	}
+	copy(lent, strings.Repeat("z", len(lent)))
+	if v := ask(); v.Blocked() {
+		t.Errorf("another host got %s", spell(v))
+	}
+	ms, ok := s.cache.get(host, path)
+	if !ok || len(ms) != 1 || ms[0].Rule.Name != "both.example" {
+		t.Errorf("kept %v: %+v", ok, ms)
+	}
+}
+
+// TestNameIsNotKept: a name is lent for the call, and what the pool of rooms
+// and the cache hold afterwards is not a part of it.
+func TestNameIsNotKept(t *testing.T) {
+	var lists [][]blocklists.Rule
+	var spec Spec
+	for i := range 2 * few {
+		lists = append(lists, []blocklists.Rule{block(i+1, "both.example")})
+		spec.Lists = append(spec.Lists, List{Name: fmt.Sprint(i)})
+	}
+	spec.Bans, spec.Set, spec.CacheEntries = []*blocklists.Ban{{ID: "b"}}, build(t, lists), 100
+	s := snapshot(t, spec)
+	if v := s.Name(Subject{}, "a.both.example", noon); !v.Blocked() || v.Rule.Line != 1 {
+		t.Fatalf("got %s", spell(v))
+	}
+	if n := s.cache.lru.Len(); n != 0 {
+		t.Errorf("%d names are cached", n)
+	}
+	room := matches.Get().(*[]blocklists.Match)
+	for i, m := range (*room)[:cap(*room)] {
+		if m.Rule.Name != "" {
+			t.Errorf("match %d is still there: %+v", i, m)
+		}
+	}
+}
+
+// TestCacheLeavesOut: most URLs are in no list, and their entries must not hold
+// the room of those that are; and long URLs are not kept at all.
+func TestCacheLeavesOut(t *testing.T) {
+	c := newMatchCache(2)
+	room := make([]blocklists.Match, 1, 8)
+	room[0].Rule.Name = "example"
+	c.put("a.example", "/", room[:0])
+	if ms, ok := c.get("a.example", "/"); !ok || cap(ms) != 0 {
 		t.Errorf("an empty entry: there %v, room for %d matches", ok, cap(ms))
 	}
-	c.put("a.example", buf[:1])
-	if ms, _ := c.get("a.example"); len(ms) != 1 || &ms[0] == &buf[0] {
+	c.put("a.example", "/", room)
+	if ms, _ := c.get("a.example", "/"); len(ms) != 1 || &ms[0] == &room[0] {
 		t.Error("an entry shares the caller's array")
+	}
+	long := "/" + strings.Repeat("x", maxURL)
+	c.put("a.example", long, room)
+	if _, ok := c.get("a.example", long); ok || c.lru.Len() != 1 {
+		t.Errorf("a long URL is kept; %d entries", c.lru.Len())
 	}
 }
 

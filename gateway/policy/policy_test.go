@@ -372,10 +372,16 @@ func TestZeroVerdictDecidesNothing(t *testing.T) {
 	if v.Allowed() || v.Blocked() || v.RuleID() != "" || v.Action.String() != "undecided" || v.Reason.String() != "none" {
 		t.Errorf("the zero verdict is %s, allowed %v, blocked %v", spell(v), v.Allowed(), v.Blocked())
 	}
-	if e := new(Exemption); e.Live(noon) || e.Live(time.Time{}) || e.covers(Subject{}, "") || e.covers(device("::"), "") {
+	covers := func(e Exemption, sub Subject) bool {
+		e.Until = noon.Add(time.Hour)
+		var x exemptions
+		x.add(&e)
+		return x.live(sub, "", noon) != nil
+	}
+	if e := new(Exemption); e.Live(noon) || e.Live(time.Time{}) || covers(*e, Subject{}) || covers(*e, device("::")) {
 		t.Error("the zero exemption permits something")
 	}
-	if e := (&Exemption{Group: "g", Device: netip.MustParsePrefix("0.0.0.0/0")}); e.covers(device("10.0.0.1"), "") {
+	if e := (Exemption{Group: "g", Device: netip.MustParsePrefix("0.0.0.0/0")}); covers(e, device("10.0.0.1")) {
 		t.Error("an exemption of a group covers a device outside")
 	}
 }

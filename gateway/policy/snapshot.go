@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,7 +42,7 @@ type Spec struct {
 	// Answer is how blocked questions are answered where neither rule, list nor
 	// ban says so. ModeDefault means NXDOMAIN.
 	Answer blocklists.Answer
-	// CacheEntries bounds the cache in front of the Set; 0 means none.
+	// CacheEntries bounds the cache of URLs in front of the Set; 0 means none.
 	CacheEntries int
 }
 
@@ -53,9 +54,10 @@ type Snapshot struct {
 	spec    Spec
 	allBans mask // all bans
 	groups  bart.Table[int]
-	masks   []mask // bans of each group
-	exempt  [][]*Exemption
+	masks   []mask       // bans of each group
+	exempt  []exemptions // from each ban
 	cache   *matchCache
+	wide    bool // more matches than few may come together
 }
 
 // snapshots numbers the snapshots of this process.
@@ -78,8 +80,9 @@ func NewSnapshot(spec Spec) (*Snapshot, error) {
 	if spec.Set == nil {
 		spec.Set = new(blocklists.Set)
 	}
-	if spec.Set.Lists() > len(spec.Lists) {
-		return nil, fmt.Errorf("set has %d lists, only %d are described", spec.Set.Lists(), len(spec.Lists))
+	lists := spec.Set.Lists()
+	if lists > len(spec.Lists) {
+		return nil, fmt.Errorf("set has %d lists, only %d are described", lists, len(spec.Lists))
 	}
 	if spec.Answer.Mode == blocklists.ModeDefault {
 		spec.Answer.Mode = blocklists.NXDOMAIN
@@ -90,6 +93,7 @@ func NewSnapshot(spec Spec) (*Snapshot, error) {
 		}
 	}
 	s := &Snapshot{id: snapshots.Add(1), spec: spec, cache: newMatchCache(spec.CacheEntries)}
+	s.wide = 2*lists > few // an address, and the one that it embeds
 	byID := make(map[string]int, len(spec.Bans))
 	s.allBans = s.newMask()
 	for i, b := range spec.Bans {
@@ -102,14 +106,14 @@ func NewSnapshot(spec Spec) (*Snapshot, error) {
 	if err := s.compileGroups(byID); err != nil {
 		return nil, err
 	}
-	s.exempt = make([][]*Exemption, len(spec.Bans))
+	s.exempt = make([]exemptions, len(spec.Bans))
 	for i := range spec.Exemptions {
 		e := &spec.Exemptions[i]
 		b, ok := byID[e.Ban]
 		if !ok {
 			return nil, fmt.Errorf("exemption %s is from ban %s, which is not there", e.ID, e.Ban)
 		}
-		s.exempt[b] = append(s.exempt[b], e)
+		s.exempt[b].add(e)
 	}
 	return s, nil
 }
@@ -171,30 +175,75 @@ func (s *Snapshot) group(sub Subject) (name string, bans mask) {
 }
 
 // Name judges a DNS name or the host name of a connection. The name must be
-// canonical (blocklists.CanonicalName) and must not change afterwards.
-func (s *Snapshot) Name(sub Subject, name string, now time.Time) Verdict {
-	if ms, ok := s.cache.get(name); ok {
-		return s.judge(sub, ms, now)
-	}
-	var buf [8]blocklists.Match
-	ms := s.spec.Set.AppendName(buf[:0], name)
-	s.cache.put(name, ms)
-	return s.judge(sub, ms, now)
+// canonical (blocklists.CanonicalName). It is not kept, but the verdict's
+// Rule.Name is a part of it: whoever lends a name that changes must be done
+// with the verdict by then, or clone what is kept of it.
+func (s *Snapshot) Name(sub Subject, name string, now time.Time) (v Verdict) {
+	s.decide(&v, sub, asked{name: name}, now)
+	return v
 }
 
 // URL judges a plain HTTP request by host and path; both must be canonical
-// (blocklists.CanonicalName, blocklists.CanonicalPath).
-func (s *Snapshot) URL(sub Subject, host, path string, now time.Time) Verdict {
-	var buf [8]blocklists.Match
-	return s.judge(sub, s.spec.Set.AppendURL(buf[:0], host, path), now)
+// (blocklists.CanonicalName, blocklists.CanonicalPath). For the host, the same
+// holds as for a name.
+func (s *Snapshot) URL(sub Subject, host, path string, now time.Time) (v Verdict) {
+	s.decide(&v, sub, asked{name: host, path: path}, now)
+	return v
 }
 
 // Addr judges an address in an answer or as a destination, together with the
 // IPv4 address that it embeds (IPv4-mapped, NAT64, 6to4, Teredo): a banned
 // address is banned in every disguise.
-func (s *Snapshot) Addr(sub Subject, addr netip.Addr, now time.Time) Verdict {
-	var buf [8]blocklists.Match
-	return s.judge(sub, s.appendAddr(buf[:0], addr), now)
+func (s *Snapshot) Addr(sub Subject, addr netip.Addr, now time.Time) (v Verdict) {
+	s.decide(&v, sub, asked{addr: addr}, now)
+	return v
+}
+
+// asked is what is judged: a name, a URL or an address.
+type asked struct {
+	name, path string
+	addr       netip.Addr
+}
+
+// few is how many matches have room on the stack of a decision. It is not
+// more because the room is cleared for every one, and most need none.
+const few = 8
+
+// matches are the rooms for decisions under which more lists may speak.
+var matches = sync.Pool{New: func() any { return new([]blocklists.Match) }}
+
+func (s *Snapshot) decide(v *Verdict, sub Subject, q asked, now time.Time) {
+	if !s.wide {
+		var room [few]blocklists.Match
+		s.judge(v, sub, s.find(room[:0], q), now)
+		return
+	}
+	room := matches.Get().(*[]blocklists.Match)
+	ms := s.find((*room)[:0], q)
+	s.judge(v, sub, ms, now)
+	clear(ms) // it is the name's, and the name is borrowed
+	*room = ms
+	matches.Put(room)
+}
+
+// find appends what the lists say.
+func (s *Snapshot) find(dst []blocklists.Match, q asked) []blocklists.Match {
+	switch {
+	case q.addr.IsValid():
+		return s.appendAddr(dst, q.addr)
+	case q.path != "":
+		return s.appendURL(dst, q.name, q.path)
+	}
+	return s.spec.Set.AppendName(dst, q.name)
+}
+
+func (s *Snapshot) appendURL(dst []blocklists.Match, host, path string) []blocklists.Match {
+	if ms, ok := s.cache.get(host, path); ok {
+		return append(dst, ms...)
+	}
+	dst = s.spec.Set.AppendURL(dst, host, path)
+	s.cache.put(host, path, dst)
+	return dst
 }
 
 // Mentions reports whether any list speaks about the canonical name. A name
@@ -222,10 +271,13 @@ func (s *Snapshot) appendAddr(dst []blocklists.Match, addr netip.Addr) []blockli
 // judge applies the order of precedence: a live exemption of the subject from
 // the ban, then an operator's allow rule or a protected name, then the bans in
 // force for the subject's group.
-func (s *Snapshot) judge(sub Subject, ms []blocklists.Match, now time.Time) Verdict {
-	v := Verdict{Action: Allow, Reason: ReasonNoRule, Generation: s.spec.Generation}
-	var bans mask
-	v.Group, bans = s.group(sub)
+func (s *Snapshot) judge(v *Verdict, sub Subject, ms []blocklists.Match, now time.Time) {
+	v.Action, v.Reason, v.Generation = Allow, ReasonNoRule, s.spec.Generation
+	group, bans := s.group(sub)
+	v.Group = group
+	if len(ms) == 0 {
+		return // most names
+	}
 	var block, report, allow, exempted *blocklists.Match
 	for i := range ms {
 		m := &ms[i]
@@ -239,7 +291,7 @@ func (s *Snapshot) judge(sub Subject, ms []blocklists.Match, now time.Time) Verd
 		case !bans.has(l.Ban):
 		case m.Rule.Action == blocklists.Allow:
 			allow = s.cite(allow, m)
-		case s.exemption(sub, v.Group, l.Ban, now) != nil:
+		case s.exempt[l.Ban].live(sub, group, now) != nil:
 			exempted = s.cite(exempted, m)
 		default:
 			if l.Signal != blocklists.SignalNone {
@@ -257,25 +309,24 @@ func (s *Snapshot) judge(sub Subject, ms []blocklists.Match, now time.Time) Verd
 	switch {
 	case exempt:
 		v.Reason = ReasonExemption
-		v.Exemption = s.exemption(sub, v.Group, s.spec.Lists[exempted.List].Ban, now)
-		s.evidence(&v, exempted)
+		v.Exemption = s.exempt[s.spec.Lists[exempted.List].Ban].live(sub, group, now)
+		s.evidence(v, exempted)
 	case permitted:
 		v.Reason = ReasonOperator
 		if s.spec.Lists[allow.List].Role == RoleProtected {
 			v.Reason = ReasonProtected
 		}
-		s.evidence(&v, allow)
+		s.evidence(v, allow)
 	case block != nil:
 		v.Action, v.Reason = Block, ReasonBan
-		s.evidence(&v, block)
+		s.evidence(v, block)
 	case report != nil:
 		v.Action, v.Reason = Report, ReasonNotYet
-		s.evidence(&v, report)
+		s.evidence(v, report)
 	case allow != nil:
 		v.Reason = ReasonListAllow
-		s.evidence(&v, allow)
+		s.evidence(v, allow)
 	}
-	return v
 }
 
 // cite returns which of two matches is cited, so that the order in which the
@@ -304,15 +355,6 @@ func (s *Snapshot) cite(old, m *blocklists.Match) *blocklists.Match {
 // deviceAddr is the subject's address as devices are compared: IPv4 in its own
 // form, and without a zone.
 func deviceAddr(sub Subject) netip.Addr { return sub.Addr.Unmap().WithZone("") }
-
-func (s *Snapshot) exemption(sub Subject, group string, ban int, now time.Time) *Exemption {
-	for _, e := range s.exempt[ban] {
-		if e.covers(sub, group) && e.Live(now) {
-			return e
-		}
-	}
-	return nil
-}
 
 func (s *Snapshot) evidence(v *Verdict, m *blocklists.Match) {
 	l := &s.spec.Lists[m.List]

@@ -70,7 +70,9 @@ type Verdict struct {
 	// Ban is whose rule decided; nil where no ban took part.
 	Ban  *blocklists.Ban
 	List string
-	Rule blocklists.Rule // the zero Rule where no rule decided
+	// Rule is the zero Rule where no rule decided. Its Name is a part of the name
+	// that was judged.
+	Rule blocklists.Rule
 	// Exemption is the one that let it through, for ReasonExemption.
 	Exemption *Exemption
 	// Answer is how a blocked DNS question is answered; never ModeDefault in a
@@ -106,14 +108,6 @@ type Exemption struct {
 // longer at Until itself.
 func (e *Exemption) Live(now time.Time) bool {
 	return !now.Before(e.From) && now.Before(e.Until)
-}
-
-// covers reports whether the exemption is for that subject in that group.
-func (e *Exemption) covers(sub Subject, group string) bool {
-	if e.Group != "" {
-		return e.Group == group
-	}
-	return blocklists.CanonicalPrefix(e.Device).Contains(deviceAddr(sub))
 }
 
 // A Group is a set of devices and the bans that hold for them.

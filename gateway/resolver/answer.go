@@ -207,9 +207,8 @@ func clean(k key, m *dns.Msg) response {
 	return response{m.Rcode, m.AuthenticatedData, t.kept, ns, time.Duration(t.ttl(ns)) * time.Second}
 }
 
-// pack takes the records over as bytes. It is false for those that no client
-// could read: there are records, such as some without data, that can be read
-// once and not again.
+// pack takes the records over as bytes. It is false for those that cannot be
+// written, or that no client could read.
 func (a *Answer) pack(k key, r *response) bool {
 	m := dns.Msg{
 		MsgHdr:   dns.MsgHdr{Response: true, Rcode: r.rcode, AuthenticatedData: r.ad},
@@ -218,11 +217,11 @@ func (a *Answer) pack(k key, r *response) bool {
 		Answer:   r.answer, Ns: r.ns,
 	}
 	b, err := m.Pack()
-	if err != nil || unpack(b) == nil {
+	if err != nil {
 		return false
 	}
 	a.wire, err = wire.NewAnswer(b)
-	return err == nil
+	return err == nil && unpack(b) != nil
 }
 
 // bytes returns what the answer takes in memory, but for what the allocator

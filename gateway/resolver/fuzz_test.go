@@ -64,7 +64,10 @@ func FuzzAnswer(f *testing.F) {
 		if a.life < 0 || a.life > maxTTL*time.Second {
 			t.Fatalf("cached for %v", a.life)
 		}
+		c := client{name: "WWW.example.", qtype: k.qtype, ad: true, edns: true, do: true, size: 4096}
+		bothWays(t, a, c)
 		clk.move(a.life + time.Second)
+		bothWays(t, a, c)
 		for i, rr := range a.Reply(q).Answer {
 			if before := now.Answer[i].Header().Ttl; rr.Header().Ttl > before || before > maxTTL {
 				t.Fatalf("TTL %d, then: %s", before, rr)

@@ -13,7 +13,7 @@ type counters struct {
 
 // Stats are the counters of a Resolver since New, and its state now.
 type Stats struct {
-	Hits       uint64 // questions answered from the cache, by a Hot or not
+	Hits       uint64 // answers found in the cache; one that a Hot found and then Cached, for one question, counts twice
 	Misses     uint64 // questions to Resolve that were not
 	Coalesced  uint64 // misses that joined an exchange under way
 	Busy       uint64 // misses refused with ErrBusy

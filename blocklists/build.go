@@ -1,0 +1,385 @@
+package blocklists
+
+import (
+	"errors"
+	"fmt"
+	"hash/maphash"
+
+	"github.com/gaissmai/bart"
+)
+
+// A Builder compiles rules into a Set. The zero Builder is ready to use; it is
+// not safe for concurrent use, and Build ends its life.
+//
+// Add only writes the rule down, in the form that the Set keeps it in, and
+// Build makes the table over them, so nothing large is ever made twice: the
+// memory of a Builder is that of its Set.
+type Builder struct {
+	base    *core
+	classes map[class]uint32
+	codes   map[string]byte // of endings
+	nodes   sketch          // the names so far and those above them
+	rec     []byte          // the record that is being made
+}
+
+// ErrSetFull is returned by Builder.Add for a rule that a Set has no room for.
+var ErrSetFull = errors.New("too many rules or lists for one set")
+
+// maxPath bounds the path of a rule: a record must fit into a chunk.
+const maxPath = 64 << 10
+
+// Add adds a rule of the list with that index. Rules that say the same again
+// are kept once, with their first line. An error means that the rule is not a
+// rule and nothing was added; the Builder stays usable. Nothing of the rule is
+// kept but copies.
+func (b *Builder) Add(list int, r Rule) error {
+	if b.base == nil {
+		b.begin()
+	}
+	if list < 0 || list >= MaxLists || b.base.records.full() {
+		return ErrSetFull
+	}
+	if r.Action != Block && r.Action != Allow {
+		return fmt.Errorf("rule %q has no action", r)
+	}
+	switch r.Kind {
+	case Suffix, Exact, Under:
+		return b.addName(list, r)
+	case Prefix:
+		return b.addPrefix(list, r)
+	}
+	return fmt.Errorf("rule of unknown kind %d", r.Kind)
+}
+
+func (b *Builder) begin() {
+	b.base = new(core)
+	b.base.seed = maphash.MakeSeed()
+	b.classes = make(map[class]uint32)
+	b.codes = make(map[string]byte)
+}
+
+func (b *Builder) addName(list int, r Rule) error {
+	// A rule in another spelling would never match, and nobody would know.
+	if c, err := CanonicalName(r.Name); err != nil {
+		return err
+	} else if c != r.Name {
+		return fmt.Errorf("name of rule %q is not canonical", r)
+	}
+	if len(r.Path) > maxPath {
+		return fmt.Errorf("path of a rule for %s is longer than %d bytes", r.Name, maxPath)
+	}
+	c := b.base
+	for end := len(r.Name); end > 0; {
+		start := labelStart(r.Name, end)
+		b.nodes.add(c.hash(r.Name[start:]))
+		end = start - 1
+	}
+	c.top = c.top || labelStart(r.Name, len(r.Name)) == 0
+	var text [maxName]byte
+	name := b.packName(text[:0], r.Name)
+	class := b.class(list, &r)
+	if r.Path == "" {
+		b.rec = append(appendRecord(b.rec[:0], class, false, uint32(r.Line), len(name)), name...)
+	} else {
+		b.rec = appendRecord(b.rec[:0], class, true, uint32(r.Line), len(r.Name)+1+len(r.Path))
+		b.rec = append(append(append(b.rec, r.Name...), 0), r.Path...)
+	}
+	c.records.add(b.rec)
+	return nil
+}
+
+func (b *Builder) class(list int, r *Rule) uint32 {
+	k := classOf(list, r)
+	c := b.base
+	if n := len(c.classes); n > 0 && c.classes[n-1] == k {
+		return uint32(n - 1)
+	}
+	i, ok := b.classes[k]
+	if !ok {
+		i = uint32(len(c.classes))
+		b.classes[k] = i
+		c.classes = append(c.classes, k)
+		c.counts = append(c.counts, 0)
+	}
+	return i
+}
+
+func (b *Builder) addPrefix(list int, r Rule) error {
+	if !r.Prefix.IsValid() {
+		return fmt.Errorf("rule %q has no prefix", r)
+	}
+	if r.Path != "" {
+		return fmt.Errorf("rule %q is for an address and has a path", r)
+	}
+	c := b.base
+	if c.prefixes == nil {
+		c.prefixes = new(bart.Table[uint32])
+	}
+	class := b.class(list, &r)
+	c.prefixes.Modify(CanonicalPrefix(r.Prefix), func(first uint32, _ bool) (uint32, bool) {
+		for i := first; i != 0; i = c.addrs.at(i - 1).next {
+			if c.addrs.at(i-1).class == class {
+				return first, false
+			}
+		}
+		c.counts[class]++
+		return c.addrs.add(addrRef{next: first, line: uint32(r.Line), class: class}), false
+	})
+	return nil
+}
+
+// Build returns the compiled Set. The Builder must not be used afterwards, but
+// as a new one.
+func (b *Builder) Build() *Set {
+	c := b.base
+	nodes := b.nodes.count()
+	*b = Builder{}
+	if c == nil {
+		return new(Set)
+	}
+	if len(c.records) > 0 {
+		c.table = newTable(nodes)
+		c.addRules()
+		for !c.addInner() {
+			c.grow()
+		}
+		c.spans = c.spanOf()
+	}
+	return &Set{base: c}
+}
+
+// addRules enters each record into the table, and writes those that stay again:
+// a rule that says the same as an earlier one goes, and the second rule of one
+// name leaves its text.
+func (c *core) addRules() {
+	a := adder{core: c, out: compactor{blob: c.records}}
+	for _, chunk := range c.records {
+		for len(chunk) > 0 {
+			chunk = chunk[a.addSome(chunk):]
+		}
+	}
+	c.records = a.out.done()
+}
+
+// ahead is how many records are looked at before their turn. The table is
+// larger than the processor's cache, so nearly each entry is fetched from
+// memory; fetches that stand close together overlap.
+const ahead = 24
+
+// fetch brings the buckets of the hashes into the processor's cache.
+func (t *table) fetch(hashes []uint64) {
+	var sum uint64
+	for _, h := range hashes {
+		sum += t.buckets[t.home(h)].lo
+	}
+	t.fetched = sum
+}
+
+// addSome adds the records that the chunk begins with, and returns their size.
+func (a *adder) addSome(chunk []byte) int {
+	var hashes [ahead]uint64
+	n := 0
+	for at := 0; n < ahead && at < len(chunk); n++ {
+		r, size := readRecord(chunk[at:])
+		hashes[n] = a.hash(a.endings.name(&r, a.name[:0]))
+		at += size
+	}
+	a.table.fetch(hashes[:n])
+	at := 0
+	for _, h := range hashes[:n] {
+		r, size := readRecord(chunk[at:])
+		a.add(h, &r, chunk[at:at+size])
+		at += size
+	}
+	return at
+}
+
+// An adder is the state of addRules. What it reads from the records moves when
+// the compactor writes: a record's text is not looked at after its put.
+type adder struct {
+	*core
+	out   compactor
+	name  [maxName]byte
+	short []byte            // a record without its text
+	paths map[uint64]uint32 // offsets of the rules with a path, by hash
+}
+
+func (a *adder) add(h uint64, r *record, rec []byte) {
+	var mark uint64
+	if r.path {
+		mark = a.hash(view(r.text)) + uint64(r.class)*0x9e3779b97f4a7c15
+		if a.repeats(mark, r) {
+			return
+		}
+	}
+	name := a.endings.name(r, a.name[:0])
+	b, i, _ := a.find(h, name)
+	switch {
+	case b == nil && r.path:
+		offset := a.addPath(mark, r, rec)
+		n := a.heads.add(head{text: offset, paths: a.refs.add(ref{record: offset})})
+		a.enter(h, many, n-1)
+		return
+	case b == nil:
+		a.counts[r.class]++
+		a.enter(h, leaf, a.out.put(rec))
+		return
+	case b.kind(i) == leaf:
+		first := b.vals[i]
+		if old, _ := readRecord(a.records.at(first)); !r.path && old.class == r.class {
+			return
+		}
+		n := a.heads.add(head{text: first, names: a.refs.add(ref{record: first})})
+		b.set(i, many, n-1)
+	}
+	if top := a.heads.at(b.vals[i]); r.path {
+		top.paths = a.refs.add(ref{next: top.paths, record: a.addPath(mark, r, rec)})
+	} else {
+		a.addAgain(top, r)
+	}
+}
+
+// addAgain adds a rule to a name that has one, unless it says the same.
+func (a *adder) addAgain(h *head, r *record) {
+	for i := h.names; i != 0; {
+		at := a.refs.at(i - 1)
+		if old, _ := readRecord(a.records.at(at.record)); old.class == r.class {
+			return
+		}
+		i = at.next
+	}
+	a.counts[r.class]++
+	a.short = appendRecord(a.short[:0], r.class, false, r.line, 0)
+	h.names = a.refs.add(ref{next: h.names, record: a.out.put(a.short)})
+}
+
+// repeats reports whether the rule, which has a path, was there before. The
+// last of a hash is compared in full; two different rules of one hash, should
+// they ever meet, are both kept, and at worst so are their repeats.
+func (a *adder) repeats(mark uint64, r *record) bool {
+	offset, ok := a.paths[mark]
+	if !ok {
+		return false
+	}
+	old, _ := readRecord(a.records.at(offset))
+	return old.class == r.class && string(old.text) == string(r.text)
+}
+
+func (a *adder) addPath(mark uint64, r *record, rec []byte) uint32 {
+	offset := a.out.put(rec)
+	if a.paths == nil {
+		a.paths = make(map[uint64]uint32)
+	}
+	a.paths[mark] = offset
+	a.counts[r.class]++
+	return offset
+}
+
+// enter puts a new entry into the table, which grows if need be.
+func (a *adder) enter(h uint64, kind int, val uint32) {
+	if !a.table.room() {
+		a.grow()
+	}
+	a.table.put(h, kind, val)
+}
+
+// addInner tells each name that has something under it, and enters those that
+// have no rule. It returns false when the table is too small.
+func (c *core) addInner() bool {
+	for _, chunk := range c.records {
+		for len(chunk) > 0 {
+			size, ok := c.addSomeInner(chunk)
+			if !ok {
+				return false
+			}
+			chunk = chunk[size:]
+		}
+	}
+	return true
+}
+
+// addSomeInner does so for the records that the chunk begins with.
+func (c *core) addSomeInner(chunk []byte) (size int, ok bool) {
+	var (
+		buf    [maxName]byte
+		hashes [ahead]uint64
+		starts [ahead]int
+		n      int
+	)
+	for size < len(chunk) && n < ahead {
+		start := size
+		r, length := readRecord(chunk[start:])
+		size += length
+		if len(r.text) == 0 || !c.top && r.short() {
+			continue
+		}
+		name := c.endings.name(&r, buf[:0])
+		if dot := c.above(name); dot > 0 {
+			hashes[n], starts[n] = c.hash(name[dot+1:]), start
+			n++
+		}
+	}
+	c.table.fetch(hashes[:n])
+	for _, start := range starts[:n] {
+		r, _ := readRecord(chunk[start:])
+		if !c.addAbove(c.endings.name(&r, buf[:0])) {
+			return size, false
+		}
+	}
+	return size, true
+}
+
+// above returns the dot before the shortest name above one that a search may
+// begin with, or at most 0 for none: with no rule of a single label no search
+// begins with one.
+func (c *core) above(name string) int {
+	dot := labelStart(name, len(name)) - 1
+	if !c.top && dot > 0 {
+		dot = labelStart(name, dot) - 1
+	}
+	return dot
+}
+
+// addAbove tells the names above one.
+func (c *core) addAbove(name string) bool {
+	for dot := c.above(name); dot > 0; dot = labelStart(name, dot) - 1 {
+		above := name[dot+1:]
+		h := c.hash(above)
+		b, i, under := c.find(h, above)
+		switch {
+		case b == nil && !under:
+			if !c.table.room() {
+				return false
+			}
+			c.table.put(h, inner, fingerprint(h))
+		case b == nil:
+		case b.kind(i) == leaf:
+			b.set(i, branch, b.vals[i])
+		case b.kind(i) == many:
+			c.heads.at(b.vals[i]).inner = true
+		}
+	}
+	return true
+}
+
+// grow makes the table larger, for when it was estimated too small, and leaves
+// out the inner entries, which addInner finds again.
+func (c *core) grow() {
+	old := c.table
+	c.table = table{buckets: make([]bucket, len(old.buckets)+len(old.buckets)/4+1)}
+	var buf [maxName]byte
+	for n := range old.buckets {
+		b := &old.buckets[n]
+		for i := range width {
+			if !b.taken(i) || b.kind(i) == inner {
+				continue
+			}
+			offset := b.vals[i]
+			if b.kind(i) == many {
+				offset = c.heads.at(offset).text
+			}
+			r, _ := readRecord(c.records.at(offset))
+			c.table.put(c.hash(c.endings.name(&r, buf[:0])), b.kind(i), b.vals[i])
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package blocklists
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"strings"
+)
+
+// A span is what one chunk of records has: of which list and which lines, or
+// of more than one list.
+type span struct {
+	list        uint16
+	mixed       bool
+	first, last uint32
+}
+
+// spanOf looks through the records of each chunk.
+func (c *core) spanOf() []span {
+	spans := make([]span, len(c.records))
+	for i, chunk := range c.records {
+		s := span{first: math.MaxUint32}
+		for at := 0; at < len(chunk); {
+			r, size := readRecord(chunk[at:])
+			list := c.classes[r.class].list
+			s.mixed = s.mixed || at > 0 && list != s.list
+			s.list, s.first, s.last = list, min(s.first, r.line), max(s.last, r.line)
+			at += size
+		}
+		spans[i] = s
+	}
+	return spans
+}
+
+// RulesOf returns how many different rules of the list the Set holds.
+func (s *Set) RulesOf(list int) int {
+	n := 0
+	for i, count := range s.counts() {
+		if int(s.base.classes[i].list) == list {
+			n += count
+		}
+	}
+	if s.over != nil && s.over.core != nil {
+		for i, k := range s.over.core.classes {
+			if int(k.list) == list {
+				n += s.over.core.counts[i]
+			}
+		}
+	}
+	return n
+}
+
+// counts are those of the base's rules that still speak, by class.
+func (s *Set) counts() []int {
+	switch {
+	case s.base == nil:
+		return nil
+	case s.over != nil:
+		return s.over.counts
+	}
+	return s.base.counts
+}
+
+// NameRules returns the rules of a list that stand on lines from first up to
+// last, in the order of their lines. It is false where it cannot tell: for a
+// list of addresses, for rules with paths, and for names that several lists or
+// kinds of rules share. It is meant for few lines: where a list was added
+// as one and in the order of its lines, the rest of it is not looked at.
+func (s *Set) NameRules(list, first, last int) ([]Rule, bool) {
+	if s.base == nil {
+		return nil, true
+	}
+	rules, ok := s.base.nameRules(nil, s.over, list, first, last)
+	if ok && s.over != nil && s.over.core != nil {
+		rules, ok = s.over.core.nameRules(rules, nil, list, first, last)
+	}
+	slices.SortStableFunc(rules, func(a, b Rule) int { return cmp.Compare(a.Line, b.Line) })
+	return rules, ok
+}
+
+// nameRules appends those of one core, which the overlay may hide or move.
+func (c *core) nameRules(dst []Rule, o *overlay, list, first, last int) ([]Rule, bool) {
+	for i, k := range c.classes {
+		if int(k.list) == list && k.kind == Prefix && c.counts[i] > 0 {
+			return nil, false
+		}
+	}
+	from, to := o.reach(list, first, last)
+	for n, chunk := range c.records {
+		s := c.spans[n]
+		if !s.mixed && (int(s.list) != list || int(s.last) < from || int(s.first) > to) {
+			continue
+		}
+		for at := 0; at < len(chunk); {
+			r, size := readRecord(chunk[at:])
+			offset := uint32(n)<<chunkBits | uint32(at)
+			at += size
+			if int(c.classes[r.class].list) != list || int(r.line) < from || int(r.line) > to || o.hides(list, place{at: offset}) {
+				continue
+			}
+			line := o.line(list, r.line)
+			if line < first || line > last {
+				continue
+			}
+			if r.path || len(r.text) == 0 {
+				return nil, false
+			}
+			rule := c.classes[r.class].match(uint32(line)).Rule
+			rule.Name = strings.Clone(c.endings.name(&r, make([]byte, 0, maxName)))
+			dst = append(dst, rule)
+		}
+	}
+	return dst, true
+}
+
+// reach returns the lines of the base that may stand there now.
+func (o *overlay) reach(list, first, last int) (from, to int) {
+	most := 0
+	if o != nil {
+		for _, s := range o.lines[list] {
+			most = max(most, s.by, -s.by)
+		}
+	}
+	return first - most, last + min(most, math.MaxInt-last)
+}
