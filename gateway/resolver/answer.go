@@ -37,7 +37,7 @@ type Answer struct {
 	// verdict is what Clean found out last: twice the snapshot's ID, and one
 	// more where the answer is clean. One word, so that the two never part.
 	verdict atomic.Uint64
-	// touched is the answer's age in seconds when a Hot last told the cache that
+	// touched is the answer's age, in steps of hotTouch, when a Hot last told the cache that
 	// it is in use.
 	touched atomic.Uint32
 }

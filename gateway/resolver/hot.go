@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"hash/maphash"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,13 @@ const (
 	// hotTurn is how many newcomers a full Hot has for one place: names that come
 	// once do not wear it out, and those that come often get in soon.
 	hotTurn = 8
+	// hotUse is how many hits of a Hot share one that counts as a use: moving an
+	// answer to the front writes to cold memory of its neighbours, and what is
+	// asked for often is moved soon enough all the same.
+	hotUse = 8
+	// hotTouch is how often an answer that is in use here is made one that is in
+	// use in the resolver's cache as well.
+	hotTouch = 4 * time.Second
 )
 
 // A Question is a question of class IN as a reader has it.
@@ -38,9 +46,10 @@ type Question struct {
 // since the last Flush: when it meets another Resolver than before, or one that
 // was flushed since, it forgets everything.
 type Hot struct {
-	lru   *simplelru.LRU[Question, *Answer] // nil: holds nothing
-	room  int                               // bytes
-	size  int                               // entries
+	lru   *simplelru.LRU[uint64, *Answer] // by place; nil: holds nothing
+	seed  maphash.Seed
+	room  int // bytes
+	size  int // entries
 	bytes int
 	turn  uint
 	epoch uint64 // of the resolver when the first answer came
@@ -56,7 +65,8 @@ func NewHot(entries int) *Hot {
 	}
 	h.size, h.room = entries, max(entries*hotBytes, shardBytes)
 	// The size is above zero, which is the only error.
-	h.lru, _ = simplelru.NewLRU(entries, func(_ Question, a *Answer) { h.bytes -= a.size })
+	h.lru, _ = simplelru.NewLRU(entries, func(_ uint64, a *Answer) { h.bytes -= a.size })
+	h.seed = maphash.MakeSeed()
 	return h
 }
 
@@ -67,18 +77,45 @@ func (h *Hot) Get(r *Resolver, q Question, now time.Time) *Answer {
 	if e := r.epoch.Load(); e != h.epoch {
 		h.meet(r, e)
 	}
-	if h.lru != nil {
-		if a, ok := h.lru.Get(q); ok {
-			if age := now.Sub(a.stored); age < a.life {
-				h.tally.hits.Add(1)
-				if second := uint32(age / time.Second); second != a.touched.Load() && r.cache.touch(q.key()) {
-					a.touched.Store(second)
-				}
-				return a
-			}
-			h.lru.Remove(q)
-		}
+	if h.lru == nil {
+		return h.fetch(r, q, now)
 	}
+	place := h.place(q)
+	a, ok := h.lru.Peek(place)
+	if !ok || a.name[:len(a.name)-1] != q.Name {
+		return h.fetch(r, q, now)
+	}
+	age := now.Sub(a.stored)
+	if age >= a.life {
+		h.lru.Remove(place)
+		return h.fetch(r, q, now)
+	}
+	if hits := h.tally.hits.Add(1); hits%hotUse == 0 {
+		h.lru.Get(place)
+	}
+	if then := uint32(age / hotTouch); then != a.touched.Load() && r.cache.touch(q.key()) {
+		a.touched.Store(then)
+	}
+	return a
+}
+
+// place is where the answer to a question is kept: a hash of it, because
+// questions as keys take three times the memory, and comparing them reads
+// memory that nothing else needs. Two questions about one name have two places,
+// and the name is compared.
+func (h *Hot) place(q Question) uint64 {
+	kind := uint64(q.Type) << 2
+	if q.DO {
+		kind |= 1
+	}
+	if q.CD {
+		kind |= 2
+	}
+	return maphash.String(h.seed, q.Name) ^ kind*0x9e3779b97f4a7c15
+}
+
+// fetch returns the answer of the resolver's cache.
+func (h *Hot) fetch(r *Resolver, q Question, now time.Time) *Answer {
 	a := r.cache.get(q.key(), now)
 	if a != nil {
 		h.tally.hits.Add(1)
@@ -89,7 +126,7 @@ func (h *Hot) Get(r *Resolver, q Question, now time.Time) *Answer {
 
 func (q Question) key() cacheKey { return cacheKey{q, dns.ClassINET} }
 
-// keep takes an answer over. The name in its key is the answer's own.
+// keep takes an answer over.
 func (h *Hot) keep(q Question, a *Answer) {
 	if h.lru == nil {
 		return
@@ -99,9 +136,10 @@ func (h *Hot) keep(q Question, a *Answer) {
 			return
 		}
 	}
-	q.Name = a.name[:len(a.name)-1]
+	place := h.place(q)
+	h.lru.Remove(place) // the answer before, or that of another name
 	h.bytes += a.size
-	h.lru.Add(q, a)
+	h.lru.Add(place, a)
 	for h.bytes > h.room && h.lru.Len() > 1 {
 		h.lru.RemoveOldest()
 	}
@@ -122,6 +160,7 @@ func (h *Hot) meet(r *Resolver, epoch uint64) {
 	t := &tally{resolver: r.id}
 	h.tally = t
 	r.mu.Lock()
+	r.hotHits() // or those that have gone would pile up
 	r.tallies = append(r.tallies, t)
 	r.mu.Unlock()
 	runtime.AddCleanup(h, func(t *tally) { t.left.Store(true) }, t)

@@ -231,14 +231,14 @@ func TestHotLetsFewIn(t *testing.T) {
 		h.Get(r, askA(hotName(i)), clk.now())
 		h.Get(r, askA(hotName(0)), clk.now())
 	}
-	if !h.lru.Contains(askA(hotName(0))) {
+	if !h.lru.Contains(h.place(askA(hotName(0)))) {
 		t.Error("what is used all the time was pushed out")
 	}
 	// And whoever keeps coming gets in.
 	for range hotTurn {
 		h.Get(r, askA(hotName(500)), clk.now())
 	}
-	if !h.lru.Contains(askA(hotName(500))) {
+	if !h.lru.Contains(h.place(askA(hotName(500)))) {
 		t.Error("a newcomer that keeps coming stays outside")
 	}
 }
@@ -262,15 +262,15 @@ func TestHotTouches(t *testing.T) {
 	// Whoever holds the shard does not stop a hit.
 	s := &r.cache.shards[0]
 	s.mu.Lock()
-	clk.move(time.Second)
+	clk.move(hotTouch)
 	a := h.Get(r, askA(hotName(0)), clk.now())
 	s.mu.Unlock()
 	if a == nil {
 		t.Fatal("not there")
 	}
-	if second := a.Age(clk.now()); a.touched.Load() == second {
+	if then := uint32(clk.now().Sub(a.stored) / hotTouch); a.touched.Load() == then {
 		t.Error("counted as touched without being it")
-	} else if h.Get(r, askA(hotName(0)), clk.now()); a.touched.Load() != second {
+	} else if h.Get(r, askA(hotName(0)), clk.now()); a.touched.Load() != then {
 		t.Error("not touched at the next chance")
 	}
 }
@@ -301,6 +301,11 @@ func TestHotHits(t *testing.T) {
 	}
 	if got := other.Stats().Hits; got != 16 {
 		t.Errorf("the other resolver has %d hits, want 16", got)
+	}
+	for range 100 {
+		hots[0].Get(r, askA(hotName(1)), clk.now())
+		hots[0].Get(other, askA(hotName(1)), clk.now())
+		n++
 	}
 	if len(r.tallies) > len(hots) {
 		t.Errorf("%d tallies of %d Hots", len(r.tallies), len(hots))
