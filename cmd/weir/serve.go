@@ -42,10 +42,12 @@ func serve(c *cli.Context) error {
 	// A second signal ends the process at once, without draining.
 	context.AfterFunc(ctx, stop)
 
-	if runtime.GOMAXPROCS(0) == 1 && os.Getenv("GOMAXPROCS") == "" {
-		// On one processor the kernel shares it out better than the scheduler: a
-		// question need not wait until the compilation of a list is preempted.
-		runtime.GOMAXPROCS(2)
+	if os.Getenv("GOMAXPROCS") == "" {
+		// One more than processors: under full load each has a reader of DNS
+		// questions, which reads and writes without telling the scheduler. What
+		// waits for the network, and the compilation of a list, take turns with
+		// them by the kernel's rules, in milliseconds, and not by the scheduler's.
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 	}
 	gateway.LimitMemory()
 	file := c.String("config")
