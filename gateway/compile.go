@@ -17,8 +17,8 @@ import (
 	"github.com/weir-gateway/weir/gateway/policy"
 )
 
-// verdictCache is how many names the cache in front of the trie remembers: the
-// names that a few thousand devices ask for again and again, in a few megabytes.
+// verdictCache is how many URLs the cache in front of the rules with a path
+// remembers. Names have none: it never pays (gateway/policy/BENCHMARKS.md).
 const verdictCache = 16384
 
 // compileGCPercent is how much the heap may grow between two collections while
