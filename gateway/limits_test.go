@@ -6,7 +6,7 @@ func TestClientLimit(t *testing.T) {
 	for _, tt := range []struct {
 		files uint64
 		want  int
-	}{{0, 1}, {3, 1}, {64, 16}, {1024, 256}, {16384, 4096}, {1 << 20, 4096}, {1<<64 - 1, 4096}} {
+	}{{0, 1}, {3, 1}, {64, 16}, {1024, 256}, {20000, 8464}, {1 << 20, 16384}, {1<<64 - 1, 16384}} {
 		if got := clientLimit(tt.files); got != tt.want {
 			t.Errorf("clientLimit(%d) = %d, want %d", tt.files, got, tt.want)
 		}

@@ -42,7 +42,8 @@ func newBlaster(tb testing.TB, to netip.AddrPort, questions ...[]byte) *blaster 
 	b := &blaster{fd: fd, questions: questions}
 	for i := range b.send {
 		b.send[i].hdr.Iov, b.send[i].hdr.Iovlen = &b.sendVec[i], 1
-		b.recvVec[i] = unix.Iovec{Base: &b.in[i][0], Len: uint64(len(b.in[i]))}
+		b.recvVec[i].Base = &b.in[i][0]
+		b.recvVec[i].SetLen(len(b.in[i]))
 		b.recv[i].hdr.Iov, b.recv[i].hdr.Iovlen = &b.recvVec[i], 1
 	}
 	return b
@@ -57,7 +58,8 @@ func (b *blaster) ask(total, window int) int {
 			n := min(total-b.sent, window-(b.sent-b.answered), len(b.send))
 			for i := range n {
 				q := b.questions[(b.sent+i)%len(b.questions)]
-				b.sendVec[i] = unix.Iovec{Base: &q[0], Len: uint64(len(q))}
+				b.sendVec[i].Base = &q[0]
+				b.sendVec[i].SetLen(len(q))
 			}
 			sent, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(b.fd), uintptr(unsafe.Pointer(&b.send)), uintptr(n), 0, 0, 0)
 			if errno != 0 {

@@ -42,7 +42,6 @@ const (
 type mmsghdr struct {
 	hdr unix.Msghdr
 	n   uint32
-	_   [4]byte
 }
 
 // A batchSocket is the sockets of one address, one for each reader: the kernel
@@ -371,11 +370,13 @@ func (r *batchReader) write() {
 		if s.reply[i] == 0 {
 			continue
 		}
-		s.sendVec[n] = unix.Iovec{Base: &s.out[i][0], Len: uint64(s.reply[i])}
+		s.sendVec[n].Base = &s.out[i][0]
+		s.sendVec[n].SetLen(s.reply[i])
 		h, from := &s.send[n].hdr, &s.recv[i].hdr
 		h.Name, h.Namelen = from.Name, from.Namelen
 		if r.socket.wild {
-			h.Control, h.Controllen = from.Control, uint64(replySource(s.control[i][:from.Controllen]))
+			h.Control = from.Control
+			h.SetControllen(replySource(s.control[i][:from.Controllen]))
 		}
 		n++
 	}
@@ -458,7 +459,8 @@ func (b *batchRoute) write(reply []byte) error {
 	if socket.closed {
 		return net.ErrClosed
 	}
-	vec := unix.Iovec{Base: &reply[0], Len: uint64(len(reply))}
+	vec := unix.Iovec{Base: &reply[0]}
+	vec.SetLen(len(reply))
 	h := unix.Msghdr{Name: (*byte)(unsafe.Pointer(&b.name)), Namelen: b.namelen, Iov: &vec, Iovlen: 1}
 	if b.controllen > 0 {
 		h.Control = &b.control[0]

@@ -25,18 +25,15 @@ func (s *Server) serveConnect(w http.ResponseWriter, g *gate, x *exchange) {
 		s.denyText(w, g, x, tooManyTunnels())
 		return
 	}
-	defer s.end(f)
-	if d := x.confirm(); d != nil {
+	origin, d := x.connectOrigin(f)
+	if d != nil {
+		s.end(f)
 		s.denyText(w, g, x, d)
-		return
-	}
-	origin, err := s.dial(f.ctx, x.target.addrs, x.request.port)
-	if err != nil {
-		s.denyText(w, g, x, x.dialDenial(f, err))
 		return
 	}
 	early, err := hijack(w, g)
 	if err != nil {
+		s.end(f)
 		_ = origin.Close()
 		_ = g.Close()
 		s.stats.failed.Add(1)
@@ -44,6 +41,18 @@ func (s *Server) serveConnect(w http.ResponseWriter, g *gate, x *exchange) {
 	}
 	s.runTunnel(f, g, origin, opening{status: http.StatusOK, fromClient: early,
 		head: []byte("HTTP/1.1 200 Connection established\r\n\r\n")})
+}
+
+// connectOrigin makes the connection of a flow that was just begun.
+func (x *exchange) connectOrigin(f *flow) (*net.TCPConn, *denial) {
+	if d := x.confirm(); d != nil {
+		return nil, d
+	}
+	origin, err := x.server.dial(f.ctx, x.target.addrs, x.request.port)
+	if err != nil {
+		return nil, x.dialDenial(f, err)
+	}
+	return origin, nil
 }
 
 func tooManyTunnels() *denial {
@@ -81,31 +90,37 @@ type opening struct {
 }
 
 // runTunnel answers the client and runs a tunnel to its end, with a record of
-// its beginning and one of its end.
+// its beginning and one of its end. It ends the flow: an engine takes the
+// tunnel over, and then this returns at once.
 func (s *Server) runTunnel(f *flow, g *gate, origin *net.TCPConn, begin opening) {
+	if s.engine != nil && s.engine.adopt(f, g, origin, begin) {
+		return
+	}
+	defer s.end(f)
 	t := &tunnel{client: g.TCPConn, origin: origin, idle: s.opts.TunnelIdle, opened: time.Now(),
 		close: func() { _ = origin.Close(); _ = g.Close() }}
 	x := f.x
-	opened := x.record(nil, strconv.Itoa(begin.status))
-	opened.Event = "open"
-	s.opts.Audit.Put(opened)
+	if s.audited {
+		opened := x.record(nil, strconv.Itoa(begin.status))
+		opened.Event = "open"
+		s.opts.Audit.Put(opened)
+	}
 	s.stats.tunnelsOpened.Add(1)
 	why := endBroken
 	if _, err := t.client.Write(begin.head); err == nil {
 		why = t.run(f, begin.fromClient, begin.fromOrigin)
 	}
 	t.close()
-	s.countEnd(why, t)
 	x.wasCut(f)
-	closed := x.record(nil, string(why))
-	closed.Time, closed.Event, closed.Duration = time.Now(), "close", time.Since(t.opened)
-	closed.BytesIn, closed.BytesOut = t.in.Load(), t.out.Load()
-	s.opts.Audit.Put(closed)
+	s.countEnd(why, t.in.Load(), t.out.Load())
+	if s.audited {
+		s.opts.Audit.Put(x.closeRecord(why, t.opened, t.in.Load(), t.out.Load()))
+	}
 }
 
-func (s *Server) countEnd(why ending, t *tunnel) {
-	s.stats.bytesIn.Add(uint64(t.in.Load()))
-	s.stats.bytesOut.Add(uint64(t.out.Load()))
+func (s *Server) countEnd(why ending, in, out int64) {
+	s.stats.bytesIn.Add(uint64(in))
+	s.stats.bytesOut.Add(uint64(out))
 	switch why {
 	case endCut:
 		s.stats.cutByPolicy.Add(1)
@@ -118,8 +133,7 @@ func (s *Server) countEnd(why ending, t *tunnel) {
 
 // denyText answers with status, Proxy-Status and one line, and closes.
 func (s *Server) denyText(w http.ResponseWriter, g *gate, x *exchange, d *denial) {
-	x.count(d)
-	s.opts.Audit.Put(x.record(d, strconv.Itoa(d.status)))
+	x.denied(d)
 	g.abandon()
 	writeDenial(w, d)
 }

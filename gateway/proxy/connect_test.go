@@ -241,7 +241,7 @@ func readFull(c *raw, b []byte) error {
 func TestPolicyChangesBeforeDial(t *testing.T) {
 	o := listenOrigin(t)
 	h := start(t, []uint16{o.port}, nil)
-	h.names.hook = func(string) { h.store.Swap(snapshot(t, 2, "late.example")) }
+	h.names.setHook(func(string) { h.store.Swap(snapshot(t, 2, "late.example")) })
 	c := h.dial()
 	c.send(fmt.Sprintf("CONNECT late.example:%d HTTP/1.1\r\n\r\n", o.port))
 	if resp, _ := c.response(http.MethodConnect); resp.StatusCode != http.StatusForbidden {

@@ -94,8 +94,15 @@ func (s *Server) attempt(ctx context.Context, dst netip.AddrPort, results chan<-
 // and it may be reached.
 func (s *Server) lock(dst netip.AddrPort, address string) error {
 	real, err := netip.ParseAddrPort(address)
-	if err != nil || real.Addr().Unmap() != dst.Addr().Unmap() || real.Port() != dst.Port() {
+	if err != nil {
 		return fmt.Errorf("%w: %s is not %s", errProhibited, address, dst)
+	}
+	return s.lockAddr(dst, real)
+}
+
+func (s *Server) lockAddr(dst, real netip.AddrPort) error {
+	if real.Addr().Unmap() != dst.Addr().Unmap() || real.Port() != dst.Port() {
+		return fmt.Errorf("%w: %s is not %s", errProhibited, real, dst)
 	}
 	if why := s.rules.Load().guard.prohibits(real); why != "" {
 		return fmt.Errorf("%w: %s", errProhibited, why)
@@ -106,6 +113,9 @@ func (s *Server) lock(dst netip.AddrPort, address string) error {
 // interleave orders the addresses so that families take turns, IPv6 first (RFC
 // 8305, section 4), and bounds their number.
 func interleave(addrs []netip.Addr) []netip.Addr {
+	if len(addrs) < 2 {
+		return addrs
+	}
 	var families [2][]netip.Addr
 	for _, a := range addrs {
 		f := 0

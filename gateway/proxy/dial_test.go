@@ -81,7 +81,7 @@ func TestRebinding(t *testing.T) {
 	o := rawOrigin(t, echo)
 	h := start(t, []uint16{o.port}, func(o *Options) { o.AllowNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")} })
 	h.names.set("rebind.example", "127.0.0.1")
-	h.names.hook = func(string) {}
+	h.names.setHook(func(string) {})
 	c := h.connect(fmt.Sprintf("rebind.example:%d", o.port), "x")
 	if b, err := c.br.ReadByte(); err != nil || b != 'x' {
 		t.Errorf("%q, %v", b, err)

@@ -30,11 +30,13 @@ type forwarder struct {
 	server    *Server
 	proxy     *goproxy.ProxyHttpServer
 	transport *http.Transport
+	pool      pool
 	once      atomic.Uint64 // makes pool keys that are used once
 }
 
 func newForwarder(s *Server) *forwarder {
 	fw := &forwarder{server: s}
+	fw.pool = pool{fw: fw, idle: make(map[originKey][]*pooled)}
 	fw.transport = &http.Transport{
 		Proxy:                  nil,
 		DialContext:            fw.dial,
@@ -70,7 +72,10 @@ func newForwarder(s *Server) *forwarder {
 	return fw
 }
 
-func (fw *forwarder) close() { fw.transport.CloseIdleConnections() }
+func (fw *forwarder) close() {
+	fw.transport.CloseIdleConnections()
+	fw.pool.close()
+}
 
 // A forward is an exchange that goproxy carries.
 type forward struct {
@@ -80,7 +85,8 @@ type forward struct {
 	w       *forwardWriter
 	stall   *stall
 	content *watchedBody // of the request, nil for none
-	conn    *originConn  // the last that the transport chose
+	conn    *originConn  // the last that the transport or the pool chose
+	pooled  bool         // it goes through the pool
 
 	mu       sync.Mutex // until the response is there, interim responses use w too
 	began    bool       // the response is there
@@ -122,12 +128,16 @@ func (fo *forward) gotConn(info httptrace.GotConnInfo) {
 func (x *exchange) poolKey() string {
 	h := sha256.New()
 	_, _ = io.WriteString(h, x.request.hostPort())
-	addrs := slices.Clone(x.target.addrs)
-	slices.SortFunc(addrs, netip.Addr.Compare)
-	for _, a := range addrs {
+	for _, a := range sortAddrs(x.target.addrs) {
 		_, _ = io.WriteString(h, " "+a.String())
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16]) + ":" + strconv.Itoa(int(x.request.port))
+}
+
+func sortAddrs(addrs []netip.Addr) []netip.Addr {
+	addrs = slices.Clone(addrs)
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return addrs
 }
 
 // serveForward carries one plain HTTP exchange.
@@ -145,13 +155,13 @@ func (s *Server) serveForward(w http.ResponseWriter, r *http.Request, g *gate, x
 		s.denyPlain(w, r, g, x, tooManyTunnels())
 		return
 	}
+	if x.request.upgrade {
+		s.serveUpgrade(w, r, g, f)
+		return
+	}
 	defer s.end(f)
 	if d := x.confirm(); d != nil {
 		s.denyPlain(w, r, g, x, d)
-		return
-	}
-	if x.request.upgrade {
-		s.serveUpgrade(w, r, g, f)
 		return
 	}
 	s.forwarder.serve(w, r, g, f)
@@ -166,7 +176,13 @@ func (fw *forwarder) serve(w http.ResponseWriter, r *http.Request, g *gate, f *f
 	fo.stall = newStall(f, fw.server.opts.StallTimeout)
 	defer fo.stall.stop()
 	ctx := context.WithValue(f.ctx, forwardKey{}, fo)
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: fo.interim, GotConn: fo.gotConn})
+	if g.private == 0 && authenticatesConnection(r.Header) {
+		g.private = fw.once.Add(1)
+	}
+	fo.pooled = poolsOrigins && replayable(r) && g.private == 0
+	if !fo.pooled {
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: fo.interim, GotConn: fo.gotConn})
+	}
 	out := f.x.outgoing(r.WithContext(ctx))
 	if r.ContentLength != 0 {
 		fo.content = fo.stall.body(r.Body, nil)
@@ -175,11 +191,11 @@ func (fw *forwarder) serve(w http.ResponseWriter, r *http.Request, g *gate, f *f
 		}
 		out.Body = fo.content
 	}
-	out.URL.Host = f.x.poolKey()
-	if g.private == 0 && authenticatesConnection(r.Header) {
-		g.private = fw.once.Add(1)
+	if !fo.pooled {
+		out.URL.Host = f.x.poolKey()
 	}
 	switch {
+	case fo.pooled:
 	case g.private != 0:
 		out.URL.Host = "private" + strconv.FormatUint(g.private, 10) + "-" + out.URL.Host
 	case !replayable(r):
@@ -289,7 +305,7 @@ func removeHopByHop(h http.Header, connection []string) {
 // roundTrip is what goproxy calls to reach the origin. It never returns an
 // error, because goproxy would show it to the client.
 func (fo *forward) roundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := fo.fw.transport.RoundTrip(r)
+	resp, err := fo.send(r)
 	fo.mu.Lock()
 	fo.began = true
 	fo.mu.Unlock()
@@ -307,11 +323,20 @@ func (fo *forward) roundTrip(r *http.Request) (*http.Response, error) {
 	}
 	s := fo.fw.server
 	s.stats.forwarded.Add(1)
-	s.opts.Audit.Put(fo.x.record(nil, strconv.Itoa(resp.StatusCode)))
+	if s.audited {
+		s.opts.Audit.Put(fo.x.record(nil, strconv.Itoa(resp.StatusCode)))
+	}
 	fo.w.stream = resp.ContentLength < 0
 	fo.x.incoming(resp, fo.conn.options())
 	resp.Body = fo.stall.body(resp.Body, &fo.bodyErr)
 	return resp, nil
+}
+
+func (fo *forward) send(r *http.Request) (*http.Response, error) {
+	if fo.pooled {
+		return fo.fw.pool.roundTrip(fo, r, fo.x.originKey())
+	}
+	return fo.fw.transport.RoundTrip(r)
 }
 
 // incoming makes the response what the client is to see.
@@ -415,6 +440,28 @@ func (w *forwardWriter) Write(p []byte) (int, error) {
 		w.Flush()
 	}
 	return n, err
+}
+
+// ReadFrom implements io.ReaderFrom for io.Copy, which would make a buffer of
+// its own for each response.
+func (w *forwardWriter) ReadFrom(r io.Reader) (n int64, err error) {
+	buf := buffers.Get().(*[copyBuffer]byte)
+	defer buffers.Put(buf)
+	for {
+		k, err := r.Read(buf[:])
+		if k > 0 {
+			if _, err := w.Write(buf[:k]); err != nil {
+				return n, err
+			}
+			n += int64(k)
+		}
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
 }
 
 // Flush implements http.Flusher.

@@ -647,11 +647,11 @@ func TestSetRules(t *testing.T) {
 func TestPanicIsRecovered(t *testing.T) {
 	o := httpOrigin(t, func(http.ResponseWriter, *http.Request) {})
 	h := start(t, []uint16{o.port}, nil)
-	h.names.hook = func(name string) {
+	h.names.setHook(func(name string) {
 		if name == "panic.example" {
 			panic("resolver is broken")
 		}
-	}
+	})
 	c := h.dial()
 	c.send(fmt.Sprintf("CONNECT panic.example:%d HTTP/1.1\r\n\r\n", o.port))
 	c.atEOF()

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"fmt"
 	"net"
 	"net/http"
 	"strconv"
@@ -18,10 +17,11 @@ type request struct {
 	minor   int             // of HTTP/1.minor
 	host    blocklists.Host // of the target; the Host field never counts
 	port    uint16
-	path    string // path and query as they were sent, or "*"; empty for CONNECT
-	fields  []byte // field lines but Host, each with its CRLF
-	upgrade bool   // asks for WebSocket
-	length  int64  // of the content; -1 for chunked
+	path    string    // path and query as they were sent, or "*"; empty for CONNECT
+	fields  [2]string // field lines before and after Host, each with its CRLF
+	upgrade bool      // asks for WebSocket
+	length  int64     // of the content; -1 for chunked
+	via     []string
 }
 
 func (q *request) connect() bool { return q.method == http.MethodConnect }
@@ -50,10 +50,11 @@ func (q *request) head() []byte {
 	if !q.connect() {
 		target = "http://" + target + "/"
 	}
-	b := make([]byte, 0, len(q.fields)+2*len(target)+64)
-	b = fmt.Appendf(b, "%s %s HTTP/1.%d\r\nHost: %s\r\n", q.method, target, q.minor, q.authority())
-	b = append(b, q.fields...)
-	return append(b, "\r\n"...)
+	b := make([]byte, 0, len(q.fields[0])+len(q.fields[1])+2*len(target)+len(q.method)+32)
+	b = append(append(append(append(b, q.method...), ' '), target...), " HTTP/1."...)
+	b = append(append(strconv.AppendInt(b, int64(q.minor), 10), "\r\nHost: "...), q.authority()...)
+	b = append(append(b, "\r\n"...), q.fields[0]...)
+	return append(append(b, q.fields[1]...), "\r\n"...)
 }
 
 // A refusal is why the front did not understand a request.
@@ -67,6 +68,31 @@ func refuse(text string) *refusal { return &refusal{status: http.StatusBadReques
 
 const help = "this is an HTTP proxy: requests need an absolute http:// target, or CONNECT host:port"
 
+// findHead searches b, up to scan already searched, for the end of a head. It
+// returns the head's length, or 0 and up to where it searched. Lines end in
+// CRLF only: bare CR and bare LF are read in different ways by different
+// software (RFC 9112, section 2.2).
+func findHead(b []byte, scan, limit int) (end, scanned int, bad *refusal) {
+	switch {
+	case len(b) == 1 && b[0] == '\r':
+		return 0, scan, nil // an empty line whose end is still to come
+	case len(b) > 0 && b[0] != '\r' && !isTokenByte(b[0]):
+		return 0, scan, refuse("this is not HTTP")
+	}
+	for i := scan; i < len(b); i++ {
+		switch {
+		case b[i] == '\n' && (i == 0 || b[i-1] != '\r'), b[i] != '\n' && i > 0 && b[i-1] == '\r':
+			return 0, i, refuse("lines must end in CRLF")
+		case b[i] == '\n' && i >= 3 && b[i-2] == '\n':
+			return i + 1, i, nil
+		}
+	}
+	if len(b) >= limit {
+		return 0, len(b), &refusal{status: http.StatusRequestHeaderFieldsTooLarge, text: "request head is too large"}
+	}
+	return 0, len(b), nil
+}
+
 // parseHead reads a request head with its empty line. It is strict where
 // leniency would let two readers understand two requests.
 func parseHead(raw []byte) (*request, *refusal) {
@@ -78,7 +104,7 @@ func parseHead(raw []byte) (*request, *refusal) {
 	if bad != nil {
 		return nil, bad
 	}
-	f, bad := parseFields(rest)
+	f, bad := parseFields(string(rest))
 	if bad == nil {
 		bad = q.setTarget(target)
 	}
@@ -86,7 +112,7 @@ func parseHead(raw []byte) (*request, *refusal) {
 		bad = q.setFraming(f)
 	}
 	if bad == nil {
-		bad = q.checkHost(f.host)
+		bad = q.checkHost(f.host, target)
 	}
 	if bad != nil {
 		if q.method == http.MethodHead {
@@ -94,7 +120,7 @@ func parseHead(raw []byte) (*request, *refusal) {
 		}
 		return nil, bad
 	}
-	q.fields = f.kept
+	q.fields, q.via = f.kept(), f.via
 	q.upgrade = q.method == http.MethodGet && q.minor >= 1 && q.length == 0 &&
 		hasToken(f.connection, "upgrade") && hasToken(f.upgrade, "websocket")
 	return q, nil
@@ -233,8 +259,10 @@ func (q *request) setFraming(f *fields) *refusal {
 // says something else is how requests are smuggled, so it is refused. CONNECT
 // may come without the field, which some clients never send: its target is an
 // authority already.
-func (q *request) checkHost(hosts []string) *refusal {
+func (q *request) checkHost(hosts []string, target string) *refusal {
 	switch {
+	case len(hosts) == 1 && q.connect() && hosts[0] == target:
+		return nil // most often, and then it says what the target says
 	case len(hosts) > 1:
 		return refuse("request has several Host fields")
 	case len(hosts) == 0 && (q.minor == 0 || q.connect()):
@@ -258,32 +286,42 @@ func (q *request) checkHost(hosts []string) *refusal {
 
 // fields are the field values that the front needs, and the lines it keeps.
 type fields struct {
-	host, length, coding, connection, upgrade []string
-	kept                                      []byte
+	host, length, coding, connection, upgrade, via []string
+	before, after                                  string // the lines but the Host field
 }
+
+// kept are the lines that go on. There is one Host field at the most in what is
+// not refused.
+func (f *fields) kept() [2]string { return [2]string{f.before, f.after} }
 
 // maxFields bounds the number of field lines.
 const maxFields = 200
 
 // parseFields is RFC 9112, section 5, without line folding.
-func parseFields(b []byte) (*fields, *refusal) {
+func parseFields(all string) (*fields, *refusal) {
 	f := new(fields)
+	from, b := all, all
 	for n := 0; ; n++ {
-		line, rest, ok := bytes.Cut(b, []byte("\r\n"))
+		line, rest, ok := strings.Cut(b, "\r\n")
 		switch {
 		case !ok:
 			return nil, refuse("request head has no end")
 		case len(line) == 0 && len(rest) > 0:
 			return nil, refuse("request head has something after its end")
 		case len(line) == 0:
+			f.after = from[:len(from)-len(b)]
 			return f, nil
 		case n == maxFields:
 			return nil, &refusal{status: http.StatusRequestHeaderFieldsTooLarge, text: "request has too many fields"}
 		}
-		b = rest
-		if bad := f.add(string(line)); bad != nil {
+		hosts := len(f.host)
+		if bad := f.add(line); bad != nil {
 			return nil, bad
 		}
+		if len(f.host) > hosts {
+			f.before, from = from[:len(from)-len(b)], rest
+		}
+		b = rest
 	}
 }
 
@@ -301,20 +339,26 @@ func (f *fields) add(line string) *refusal {
 			return refuse("request has a field with a control character")
 		}
 	}
-	switch strings.ToLower(name) {
-	case "host":
-		f.host = append(f.host, value)
-		return nil
-	case "content-length":
-		f.length = append(f.length, value)
-	case "transfer-encoding":
-		f.coding = append(f.coding, value)
-	case "connection":
-		f.connection = append(f.connection, value)
-	case "upgrade":
-		f.upgrade = append(f.upgrade, value)
+	if to := f.of(name); to != nil {
+		*to = append(*to, value)
 	}
-	f.kept = append(append(f.kept, line...), "\r\n"...)
+	return nil
+}
+
+// of returns where the values of the field are kept, nil for one that the front
+// does not need. The length comes first: most fields are none of these.
+func (f *fields) of(name string) *[]string {
+	for _, known := range [...]struct {
+		name   string
+		values *[]string
+	}{
+		{"host", &f.host}, {"via", &f.via}, {"upgrade", &f.upgrade}, {"connection", &f.connection},
+		{"content-length", &f.length}, {"transfer-encoding", &f.coding},
+	} {
+		if len(name) == len(known.name) && strings.EqualFold(name, known.name) {
+			return known.values
+		}
+	}
 	return nil
 }
 

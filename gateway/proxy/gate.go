@@ -204,33 +204,14 @@ func (g *gate) waitHalfClosed() error {
 	}
 }
 
-// findHead returns the length of the head in the buffer, 0 while it has no
-// end. Lines end in CRLF only: bare CR and bare LF are read in different ways
-// by different software (RFC 9112, section 2.2).
+// findHead returns the length of the head in the buffer, 0 while it has no end.
 func (g *gate) findHead() (int, *refusal) {
 	for g.scan == 0 && g.w-g.r >= 2 && g.buf[g.r] == '\r' && g.buf[g.r+1] == '\n' {
-		g.r += 2 // empty lines before a request line are skipped, section 2.2
+		g.r += 2 // empty lines before a request line are skipped (RFC 9112, section 2.2)
 	}
-	b := g.buf[g.r:g.w]
-	switch {
-	case len(b) == 1 && b[0] == '\r':
-		return 0, nil // an empty line whose end is still to come
-	case len(b) > 0 && b[0] != '\r' && !isTokenByte(b[0]):
-		return 0, refuse("this is not HTTP")
-	}
-	for ; g.scan < len(b); g.scan++ {
-		i := g.scan
-		switch {
-		case b[i] == '\n' && (i == 0 || b[i-1] != '\r'), b[i] != '\n' && i > 0 && b[i-1] == '\r':
-			return 0, refuse("lines must end in CRLF")
-		case b[i] == '\n' && i >= 3 && b[i-2] == '\n':
-			return i + 1, nil
-		}
-	}
-	if len(b) >= g.server.opts.MaxHeaderBytes {
-		return 0, &refusal{status: http.StatusRequestHeaderFieldsTooLarge, text: "request head is too large"}
-	}
-	return 0, nil
+	end, scan, bad := findHead(g.buf[g.r:g.w], g.scan, g.server.opts.MaxHeaderBytes)
+	g.scan = scan
+	return end, bad
 }
 
 func (g *gate) acceptHead(raw []byte) {
@@ -295,6 +276,15 @@ func (g *gate) fill() error {
 		return nil
 	}
 	return err
+}
+
+// detach gives up the socket, of which somebody else has a descriptor now and
+// with it the place in the admission.
+func (g *gate) detach() {
+	g.closed.Do(func() {
+		close(g.gone)
+		_ = g.TCPConn.Close()
+	})
 }
 
 // release gives up the gate for a tunnel, with what was received after the head

@@ -26,9 +26,11 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	s.stats.requests.Add(1)
 	q := a.request
 	x := &exchange{server: s, sub: policy.Subject{Addr: g.device}, request: q, start: time.Now()}
+	if d := s.loopDenial(q.via); d != nil {
+		s.denyText(w, g, x, d)
+		return
+	}
 	switch {
-	case s.looped(r.Header):
-		s.denyText(w, g, x, &denial{http.StatusBadGateway, "proxy_loop_detected", "the request came through this proxy before", "loop"})
 	case q.connect():
 		s.serveConnect(w, g, x)
 	case q.method == http.MethodTrace || q.method == http.MethodOptions:
@@ -45,10 +47,14 @@ func (s *Server) recovered(r *http.Request) {
 	case http.ErrAbortHandler:
 		panic(v)
 	default:
-		s.stats.panics.Add(1)
-		s.opts.Log.Error("proxy handler panicked", "method", r.Method, "host", r.Host, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+		s.panicked(r.Method, r.Host, v)
 		panic(http.ErrAbortHandler)
 	}
+}
+
+func (s *Server) panicked(method, host string, v any) {
+	s.stats.panics.Add(1)
+	s.opts.Log.Error("proxy handler panicked", "method", method, "host", host, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 }
 
 // serveHops counts down the hops of TRACE and OPTIONS, and answers where they

@@ -48,8 +48,11 @@ type names struct {
 }
 
 func (n *names) LookupAddrs(ctx context.Context, name string) ([]netip.Addr, []resolver.Link, error) {
-	if n.hook != nil {
-		n.hook(name)
+	n.mu.Lock()
+	hook := n.hook
+	n.mu.Unlock()
+	if hook != nil {
+		hook(name)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -62,6 +65,12 @@ func (n *names) LookupAddrs(ctx context.Context, name string) ([]netip.Addr, []r
 		return nil, n.links[name], fmt.Errorf("resolving %s: %w", name, resolver.ErrNotFound)
 	}
 	return a, n.links[name], nil
+}
+
+func (n *names) setHook(f func(name string)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.hook = f
 }
 
 func (n *names) set(name string, addrs ...string) {
@@ -128,6 +137,9 @@ type harness struct {
 
 var banned = []string{"tiktok.com", "wechat.com", "93.184.216.0/24", "127.0.0.66/32", "paths.example/secret"}
 
+// startPortable has start run proxies without the engine.
+var startPortable bool
+
 // start runs a proxy that may reach 127.0.0.0/8 on the ports. Every name but
 // the banned ones resolves to 127.0.0.1.
 func start(tb testing.TB, ports []uint16, edit func(*Options)) *harness {
@@ -141,6 +153,7 @@ func start(tb testing.TB, ports []uint16, edit func(*Options)) *harness {
 		ConnectPorts: ports, HTTPPorts: ports,
 		AllowNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		Drain:         500 * time.Millisecond,
+		portable:      startPortable,
 	}
 	if edit != nil {
 		edit(&opts)

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -97,8 +96,20 @@ func addrLink(a netip.Addr) resolver.Link {
 	return resolver.Link{Type: "AAAA", Addr: a}
 }
 
-// admit decides whether the exchange may go on, and where to.
+// admit decides whether the exchange may go on, and where to. It is screen,
+// resolve and settle.
 func (x *exchange) admit(ctx context.Context) *denial {
+	if d := x.screen(); d != nil {
+		return d
+	}
+	if d := x.resolve(ctx); d != nil {
+		return d
+	}
+	return x.settle()
+}
+
+// screen judges what the request itself says. It does not block.
+func (x *exchange) screen() *denial {
 	s, q := x.server, x.request
 	if d := x.judge(); d != nil {
 		return d
@@ -111,13 +122,20 @@ func (x *exchange) admit(ctx context.Context) *denial {
 	if !slices.Contains(ports, q.port) {
 		return &denial{http.StatusForbidden, "http_request_denied", "port " + strconv.Itoa(int(q.port)) + " may not be reached with " + kind(q), "port not allowed"}
 	}
-	if d := x.resolve(ctx); d != nil {
+	return nil
+}
+
+// settle judges what the name led to, and leaves what may be reached. It does
+// not block.
+func (x *exchange) settle() *denial {
+	if x.request.host.Name != "" {
+		if d := x.judge(); d != nil {
+			return d
+		}
+	} else if d := x.confirm(); d != nil { // an address: screen judged the same
 		return d
 	}
-	if d := x.judge(); d != nil {
-		return d
-	}
-	return x.keepReachable(&rules.guard)
+	return x.keepReachable(&x.server.rules.Load().guard)
 }
 
 func kind(q *request) string {
@@ -127,18 +145,26 @@ func kind(q *request) string {
 	return "plain HTTP"
 }
 
-// resolve finds the addresses. Links are judged also where there is none.
-func (x *exchange) resolve(ctx context.Context) *denial {
-	q := x.request
-	switch name := q.host.Name; {
+// known finds the addresses where that takes no question.
+func (x *exchange) known() bool {
+	switch name := x.request.host.Name; {
 	case name == "":
-		x.target.addrs = []netip.Addr{q.host.Addr}
-		return nil
+		x.target.addrs = []netip.Addr{x.request.host.Addr}
+		return true
 	case name == "localhost" || strings.HasSuffix(name, ".localhost"):
 		// Never a question for others (RFC 6761, section 6.3).
 		x.target.addrs = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+		return true
+	}
+	return false
+}
+
+// resolve finds the addresses. Links are judged also where there is none.
+func (x *exchange) resolve(ctx context.Context) *denial {
+	if x.known() {
 		return nil
 	}
+	q := x.request
 	ctx, cancel := context.WithTimeout(ctx, x.server.opts.ResolveTimeout)
 	defer cancel()
 	addrs, links, err := x.server.opts.Resolver.LookupAddrs(ctx, q.host.Name)
@@ -177,9 +203,11 @@ func (x *exchange) verdictDenial() *denial {
 	v := &x.verdict
 	switch {
 	case v.Blocked():
-		text := "blocked by rule " + v.RuleID()
-		if v.Ban != nil {
-			text = fmt.Sprintf("blocked: %s; authority: %s; rule: %s", v.Ban.Title.EN, v.Ban.Authority.EN, v.RuleID())
+		var text string
+		if v.Ban == nil {
+			text = "blocked by rule " + v.RuleID()
+		} else {
+			text = "blocked: " + v.Ban.Title.EN + "; authority: " + v.Ban.Authority.EN + "; rule: " + v.RuleID()
 		}
 		return &denial{http.StatusForbidden, "http_request_denied", text, ""}
 	case !v.Allowed():
@@ -206,10 +234,17 @@ func (x *exchange) keepReachable(g *guard) *denial {
 	return nil
 }
 
-// looped reports whether the request came through this instance before (RFC
-// 9110, section 7.6.3).
-func (s *Server) looped(h http.Header) bool {
-	for _, v := range h["Via"] {
+// loopDenial is for a request that came through this instance before (RFC
+// 9110, section 7.6.3); nil for others.
+func (s *Server) loopDenial(via []string) *denial {
+	if !s.looped(via) {
+		return nil
+	}
+	return &denial{http.StatusBadGateway, "proxy_loop_detected", "the request came through this proxy before", "loop"}
+}
+
+func (s *Server) looped(via []string) bool {
+	for _, v := range via {
 		for hop := range strings.SplitSeq(v, ",") {
 			f := strings.Fields(hop)
 			if len(f) >= 2 && strings.EqualFold(f[1], s.pseudonym) {
@@ -246,9 +281,13 @@ func (x *exchange) record(d *denial, result string) audit.Record {
 
 // wasCut reports whether the policy ended the flow, and makes its verdict that
 // of the exchange.
-func (x *exchange) wasCut(f *flow) bool {
+func (x *exchange) wasCut(f *flow) bool { return x.takeCut(context.Cause(f.ctx)) }
+
+// takeCut reports whether the cause is a cut, and makes its verdict that of the
+// exchange.
+func (x *exchange) takeCut(cause error) bool {
 	var c *cut
-	if !errors.As(context.Cause(f.ctx), &c) {
+	if !errors.As(cause, &c) {
 		return false
 	}
 	x.verdict, x.via = c.verdict, c.via
@@ -265,6 +304,22 @@ func (x *exchange) recordCut(f *flow) {
 	r := x.record(nil, string(endCut))
 	r.Time, r.Event, r.Duration = time.Now(), "close", time.Since(x.start)
 	x.server.opts.Audit.Put(r)
+}
+
+// denied counts a denial and records it.
+func (x *exchange) denied(d *denial) {
+	x.count(d)
+	if x.server.audited {
+		x.server.opts.Audit.Put(x.record(d, strconv.Itoa(d.status)))
+	}
+}
+
+// closeRecord returns the record of a tunnel's end.
+func (x *exchange) closeRecord(why ending, opened time.Time, in, out int64) audit.Record {
+	r := x.record(nil, string(why))
+	r.Time, r.Event, r.Duration = time.Now(), "close", time.Since(opened)
+	r.BytesIn, r.BytesOut = in, out
+	return r
 }
 
 // count counts a denial where it belongs.

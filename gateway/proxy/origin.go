@@ -16,6 +16,7 @@ type originConn struct {
 	mu   sync.Mutex
 	head []byte
 	on   bool // the head of the final response is still to come
+	said bool // something has come since arm
 }
 
 // maxKeptHead is more than the transport accepts as a head.
@@ -25,7 +26,7 @@ const maxKeptHead = 512 << 10
 func (c *originConn) arm() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.head, c.on = nil, true
+	c.head, c.on, c.said = c.head[:0], true, false
 }
 
 // Read implements net.Conn.
@@ -33,6 +34,7 @@ func (c *originConn) Read(p []byte) (int, error) {
 	n, err := c.TCPConn.Read(p)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.said = c.said || n > 0
 	if c.on {
 		c.keep(p[:n])
 	}
@@ -77,6 +79,13 @@ func isInterim(head []byte) bool {
 	return bytes.HasPrefix(status, []byte("1")) && !bytes.HasPrefix(status, []byte("101"))
 }
 
+// spoke reports whether anything has come since arm.
+func (c *originConn) spoke() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.said
+}
+
 // options returns the values of the Connection fields of the response.
 func (c *originConn) options() []string {
 	if c == nil {
@@ -84,10 +93,24 @@ func (c *originConn) options() []string {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !containsFold(c.head, "connection") {
+		return nil // most responses; a second reading of the head is not for free
+	}
 	r := textproto.NewReader(bufio.NewReader(bytes.NewReader(c.head)))
 	if _, err := r.ReadLine(); err != nil {
 		return nil
 	}
 	h, _ := r.ReadMIMEHeader() // what could be read is what net/http read, too
 	return h["Connection"]
+}
+
+// containsFold reports whether b has the word, which is in lower-case letters,
+// in whatever case.
+func containsFold(b []byte, word string) bool {
+	for ; len(b) >= len(word); b = b[1:] {
+		if b[0]|0x20 == word[0] && bytes.EqualFold(b[:len(word)], []byte(word)) {
+			return true
+		}
+	}
+	return false
 }

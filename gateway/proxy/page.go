@@ -79,8 +79,7 @@ func (s *Server) denyPlain(w http.ResponseWriter, r *http.Request, g *gate, x *e
 		s.denyText(w, g, x, d)
 		return
 	}
-	x.count(d)
-	s.opts.Audit.Put(x.record(d, strconv.Itoa(d.status)))
+	x.denied(d)
 	keep := r.ContentLength == 0 && !x.request.upgrade
 	if !keep {
 		g.abandon()

@@ -7,33 +7,35 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // proxyStatus returns the Proxy-Status field value (RFC 9209, section 2).
-func proxyStatus(d *denial) string {
-	return "weir; error=" + d.err + "; details=" + sfString(d.text)
+func proxyStatus(d *denial) string { return string(appendProxyStatus(nil, d)) }
+
+func appendProxyStatus(b []byte, d *denial) []byte {
+	b = append(append(b, "weir; error="...), d.err...)
+	return appendSFString(append(b, "; details="...), d.text)
 }
 
-// sfString returns a string of structured fields (RFC 9651, section 4.1.6).
-// What it cannot carry becomes a question mark.
-func sfString(s string) string {
-	var b strings.Builder
-	b.WriteByte('"')
+// appendSFString appends a string of structured fields (RFC 9651, section
+// 4.1.6). What it cannot carry becomes a question mark.
+func appendSFString(b []byte, s string) []byte {
+	b = append(b, '"')
 	for _, r := range s {
 		switch {
 		case r == '"' || r == '\\':
-			b.WriteByte('\\')
-			b.WriteRune(r)
+			b = append(b, '\\', byte(r))
 		case r >= ' ' && r < 0x7f:
-			b.WriteRune(r)
+			b = append(b, byte(r))
 		default:
-			b.WriteByte('?')
+			b = append(b, '?')
 		}
 	}
-	b.WriteByte('"')
-	return b.String()
+	return append(b, '"')
 }
 
 // writeDenial sends a denial in one line of text and ends the connection.
@@ -46,7 +48,33 @@ func writeDenial(w http.ResponseWriter, d *denial) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("Connection", "close")
 	w.WriteHeader(d.status)
-	_, _ = io.WriteString(w, "weir: "+strings.Join(strings.Fields(d.text), " ")+"\n")
+	_, _ = w.Write(appendDenialLine(nil, d))
+}
+
+// appendDenial is writeDenial for a client that is answered without net/http:
+// the whole response, which ends the connection.
+func appendDenial(b []byte, d *denial, now time.Time) []byte {
+	b = append(b, "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(d.status), 10)
+	b = append(append(append(b, ' '), http.StatusText(d.status)...), "\r\nDate: "...)
+	b = now.UTC().AppendFormat(b, http.TimeFormat) // RFC 9110, section 6.6.1
+	b = appendProxyStatus(append(b, "\r\nProxy-Status: "...), d)
+	b = append(b, "\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n"+
+		"Cache-Control: no-store\r\nConnection: close\r\nContent-Length: "...)
+	var room [512]byte
+	line := appendDenialLine(room[:0], d)
+	b = strconv.AppendInt(b, int64(len(line)), 10)
+	return append(append(b, "\r\n\r\n"...), line...)
+}
+
+// appendDenialLine appends the content of a denial, in one line whatever an
+// operator wrote.
+func appendDenialLine(b []byte, d *denial) []byte {
+	b = append(b, "weir:"...)
+	for word := range strings.FieldsSeq(d.text) {
+		b = append(append(b, ' '), word...)
+	}
+	return append(b, '\n')
 }
 
 // originDenial says what went wrong with an origin in the words of RFC 9209,

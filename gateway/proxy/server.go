@@ -20,6 +20,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -56,6 +57,7 @@ type Options struct {
 	IdleTimeout       time.Duration // between two requests of a connection; 2 min
 	StallTimeout      time.Duration // without a byte in an exchange, or for response headers; 5 min
 	TunnelIdle        time.Duration // without a byte in both directions of a tunnel; 10 min
+	portable          bool          // in tests: without an engine
 	ResolveTimeout    time.Duration // for the addresses of a name; 10 s
 	DialTimeout       time.Duration // for a connection, over all addresses; 10 s
 	Drain             time.Duration // for exchanges and tunnels to end at shutdown; 5 s
@@ -90,7 +92,11 @@ type Server struct {
 	listeners []*listener
 	addrs     []netip.AddrPort
 	rules     atomic.Pointer[rules]
+	admit     *admission
+	audited   bool // there is somebody to make records for
 	flows     flows
+	engine    *engine // nil where net/http accepts
+	handed    *handed // what the engine has for net/http
 	http      *http.Server
 	forwarder *forwarder
 	pseudonym string // what stands for this instance in Via
@@ -110,7 +116,9 @@ func Listen(opts Options) (*Server, error) {
 	}
 	opts.setDefaults()
 	s := &Server{opts: opts, pseudonym: newPseudonym()}
-	admit := newAdmission(opts.MaxConns, opts.MaxConnsPerClient, &s.stats)
+	_, discard := opts.Audit.(audit.Discard)
+	s.audited = !discard
+	s.admit = newAdmission(opts.MaxConns, opts.MaxConnsPerClient, &s.stats)
 	for _, a := range opts.Listen {
 		l, err := net.ListenTCP(network(a), net.TCPAddrFromAddrPort(a))
 		if err != nil {
@@ -119,9 +127,10 @@ func Listen(opts Options) (*Server, error) {
 		}
 		bound := l.Addr().(*net.TCPAddr).AddrPort()
 		s.addrs = append(s.addrs, netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()))
-		s.listeners = append(s.listeners, &listener{TCPListener: l, server: s, admit: admit})
+		s.listeners = append(s.listeners, &listener{TCPListener: l, server: s, admit: s.admit})
 	}
 	s.SetRules(opts.ConnectPorts, opts.HTTPPorts, opts.AllowNetworks)
+	s.handed = newHanded(s.addrs)
 	s.forwarder = newForwarder(s)
 	s.http = s.newHTTPServer()
 	return s, nil
@@ -172,36 +181,63 @@ const recheckEvery = 5 * time.Second
 // exchanges and tunnels to end, closes the rest, and returns. It returns an
 // error only when a listener failed.
 func (s *Server) Serve(ctx context.Context) error {
-	failed := make(chan error, len(s.listeners))
-	for _, l := range s.listeners {
-		go s.serveListener(l, failed)
-	}
+	// Room for one error of each: what cannot be said any more is not waited for.
+	failed := make(chan error, len(s.listeners)+maxEngineErrors)
+	running := s.startServing(failed)
 	tick := time.NewTicker(recheckEvery)
 	defer tick.Stop()
 	var err error
-	running := len(s.listeners)
 	for err == nil && ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case <-tick.C:
 			s.Recheck()
 		case err = <-failed:
-			running--
 		}
 	}
 	s.shutdown()
-	for ; running > 0; running-- {
+	running.Wait()
+	for len(failed) > 0 {
 		err = errors.Join(err, <-failed)
 	}
 	return err
 }
 
-func (s *Server) serveListener(l *listener, failed chan<- error) {
-	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		failed <- fmt.Errorf("proxy listener %s: %w", l.Addr(), err)
-		return
+// maxEngineErrors is how many errors of an engine are kept.
+const maxEngineErrors = 8
+
+// startServing begins to accept: the engine, which hands net/http what is not
+// CONNECT, or net/http itself.
+func (s *Server) startServing(failed chan<- error) *sync.WaitGroup {
+	var running sync.WaitGroup
+	serve := func(l net.Listener) {
+		running.Go(func() {
+			if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("proxy listener %s: %w", l.Addr(), err)
+			}
+		})
 	}
-	failed <- nil
+	if !s.opts.portable && len(s.listeners) > 0 {
+		e, err := startEngine(s, func(err error) {
+			select {
+			case failed <- err:
+			default:
+			}
+		})
+		if err == nil {
+			s.engine = e
+			s.closeListeners() // the engine has its own descriptors of them
+			serve(s.handed)
+			return &running
+		}
+		if !errors.Is(err, errors.ErrUnsupported) {
+			s.opts.Log.Warn("proxy runs without its engine, at a higher cost", "error", err)
+		}
+	}
+	for _, l := range s.listeners {
+		serve(l)
+	}
+	return &running
 }
 
 // shutdown ends in an order: no new connection, then time for what is open,
@@ -209,8 +245,14 @@ func (s *Server) serveListener(l *listener, failed chan<- error) {
 func (s *Server) shutdown() {
 	ctx, cancel := context.WithTimeout(context.Background(), s.opts.Drain)
 	defer cancel()
+	if s.engine != nil {
+		s.engine.drain()
+	}
 	if err := s.http.Shutdown(ctx); err != nil {
 		s.opts.Log.Info("proxy closes exchanges that did not end in time", "drain", s.opts.Drain)
+	}
+	if s.engine != nil {
+		s.engine.wait(ctx)
 	}
 	if left := s.flows.wait(ctx); left > 0 {
 		s.opts.Log.Info("proxy closes tunnels that did not end in time", "tunnels", left, "drain", s.opts.Drain)
@@ -218,6 +260,9 @@ func (s *Server) shutdown() {
 	s.flows.cutAll(endDrained)
 	_ = s.http.Close()
 	s.flows.wait(context.Background())
+	if s.engine != nil {
+		s.engine.stop()
+	}
 	s.forwarder.close()
 }
 

@@ -23,7 +23,7 @@ type stall struct {
 }
 
 func newStall(f *flow, limit time.Duration) *stall {
-	return &stall{time.AfterFunc(limit, func() { f.cancel(errStalled) }), limit}
+	return &stall{time.AfterFunc(limit, func() { f.end(errStalled) }), limit}
 }
 
 func (s *stall) stop() { s.timer.Stop() }

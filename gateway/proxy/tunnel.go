@@ -9,149 +9,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/weir-gateway/weir/gateway/policy"
 )
-
-// An ending is why a tunnel or an exchange was ended from here.
-type ending string
-
-// Error implements error, so that an ending can be the cause of a context.
-func (e ending) Error() string { return string(e) }
-
-const (
-	endClosed  ending = "closed" // both sides were done
-	endBroken  ending = "broken" // a side broke off
-	endIdle    ending = "idle"
-	endDrained ending = "drained"
-	endCut     ending = "cut" // the policy in force blocks it
-)
-
-// A cut is an ending by policy, with the verdict.
-type cut struct {
-	verdict policy.Verdict
-	via     string
-}
-
-func (*cut) Error() string        { return string(endCut) }
-func (*cut) Is(target error) bool { return target == endCut }
-
-// flows are the exchanges and tunnels that are open, so that a new policy can
-// cut them and a shutdown can wait for them.
-type flows struct {
-	mu      sync.Mutex
-	open    map[*flow]struct{}
-	tunnels int
-	removed chan struct{} // a token after each removal; nil while nobody waits
-}
-
-// A flow is an exchange that a new policy can end. Its context ends with the
-// cause of its end.
-type flow struct {
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	x      *exchange
-	tunnel bool
-}
-
-// begin registers the exchange. It is nil when it would be a tunnel too many.
-// What is judged after this and found allowed cannot be missed by Recheck.
-func (s *Server) begin(ctx context.Context, x *exchange, tunnel bool) *flow {
-	s.flows.mu.Lock()
-	defer s.flows.mu.Unlock()
-	if tunnel && s.flows.tunnels >= s.opts.MaxTunnels {
-		s.stats.refusedTunnels.Add(1)
-		return nil
-	}
-	f := &flow{x: x, tunnel: tunnel}
-	f.ctx, f.cancel = context.WithCancelCause(ctx)
-	if s.flows.open == nil {
-		s.flows.open = make(map[*flow]struct{})
-	}
-	s.flows.open[f] = struct{}{}
-	if tunnel {
-		s.flows.tunnels++
-	}
-	return f
-}
-
-// end takes the flow off the register.
-func (s *Server) end(f *flow) {
-	f.cancel(endClosed)
-	s.flows.mu.Lock()
-	defer s.flows.mu.Unlock()
-	delete(s.flows.open, f)
-	if f.tunnel {
-		s.flows.tunnels--
-	}
-	if s.flows.removed != nil {
-		select {
-		case s.flows.removed <- struct{}{}:
-		default:
-		}
-	}
-}
-
-func (f *flows) openTunnels() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.tunnels
-}
-
-func (f *flows) all() []*flow {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	all := make([]*flow, 0, len(f.open))
-	for o := range f.open {
-		all = append(all, o)
-	}
-	return all
-}
-
-// wait waits until nothing is open, and returns what is left when the context
-// ends first.
-func (f *flows) wait(ctx context.Context) int {
-	f.mu.Lock()
-	if f.removed == nil {
-		f.removed = make(chan struct{}, 1)
-	}
-	f.mu.Unlock()
-	for {
-		f.mu.Lock()
-		left := len(f.open)
-		f.mu.Unlock()
-		if left == 0 {
-			return 0
-		}
-		select {
-		case <-f.removed:
-		case <-ctx.Done():
-			return left
-		}
-	}
-}
-
-func (f *flows) cutAll(why ending) {
-	for _, o := range f.all() {
-		o.cancel(why)
-	}
-}
-
-// Recheck judges every open tunnel and exchange under the policy in force, as
-// if it began now, and ends those that it blocks. Call it after a swap of the
-// policy; what is allowed is not disturbed.
-func (s *Server) Recheck() {
-	snap := s.opts.Policy.Load()
-	now := time.Now()
-	for _, f := range s.flows.all() {
-		if v, via := judge(snap, f.x.sub, f.x.request, f.x.target, now); v.Blocked() {
-			f.cancel(&cut{v, via})
-		}
-	}
-}
 
 // A tunnel copies bytes both ways until both sides are done. It owns both
-// connections.
+// connections. This is the portable way, with two goroutines and a buffer for
+// each that it holds to the end; where there is an engine, a relay is the
+// tunnel.
 type tunnel struct {
 	client, origin *net.TCPConn
 	close          func() // closes both
@@ -173,13 +36,10 @@ func (t *tunnel) run(f *flow, fromClient, fromOrigin []byte) ending {
 	go func() { done <- t.copy(t.client, t.origin, fromOrigin, &t.in) }()
 	err := t.copy(t.origin, t.client, fromClient, &t.out)
 	err = errors.Join(err, <-done)
-	var why ending
-	switch cause := context.Cause(f.ctx); {
-	case errors.As(cause, &why):
+	if why, ok := endingOf(context.Cause(f.ctx)); ok {
 		return why
-	case errors.Is(cause, endCut):
-		return endCut
-	case err != nil:
+	}
+	if err != nil {
 		return endBroken
 	}
 	return endClosed
@@ -198,7 +58,7 @@ func (t *tunnel) watch(f *flow) *time.Timer {
 			timer.Reset(left)
 			return
 		}
-		f.cancel(endIdle)
+		f.end(endIdle)
 	})
 	return timer
 }
@@ -212,7 +72,7 @@ func (t *tunnel) reset() {
 
 const (
 	copyBuffer  = 32 << 10
-	bulkyReads  = 16              // full buffers in a row before splicing
+	fullReads   = 16              // full buffers in a row before splicing
 	spliceBytes = 4 << 20         // of one splice
 	spliceTime  = 2 * time.Second // of one splice without a byte
 )
@@ -259,7 +119,7 @@ func (t *tunnel) copyAll(dst, src *net.TCPConn, early []byte, n *atomic.Int64) e
 		if full++; k < copyBuffer {
 			full = 0
 		}
-		if full >= bulkyReads {
+		if full >= fullReads {
 			full = 0
 			if err := t.splice(dst, src, n); err != nil {
 				return err

@@ -20,10 +20,15 @@ import (
 // connection is never HTTP again: what follows the handshake may be frames that
 // were sent too early (RFC 9931).
 func (s *Server) serveUpgrade(w http.ResponseWriter, r *http.Request, g *gate, f *flow) {
-	x := f.x
-	origin, err := s.dial(f.ctx, x.target.addrs, x.request.port)
-	if err != nil {
-		s.denyPlain(w, r, g, x, x.dialDenial(f, err))
+	x, taken := f.x, false
+	defer func() {
+		if !taken {
+			s.end(f)
+		}
+	}()
+	origin, d := x.connectOrigin(f)
+	if d != nil {
+		s.denyPlain(w, r, g, x, d)
 		return
 	}
 	defer func() { _ = origin.Close() }()
@@ -44,7 +49,7 @@ func (s *Server) serveUpgrade(w http.ResponseWriter, r *http.Request, g *gate, f
 	}
 	fromOrigin, err := br.Peek(br.Buffered())
 	if err == nil {
-		err = s.switchProtocols(w, g, f, origin, resp, append([]byte(nil), fromOrigin...))
+		taken, err = s.switchProtocols(w, g, f, origin, resp, append([]byte(nil), fromOrigin...))
 	}
 	if err != nil {
 		_ = g.Close()
@@ -116,21 +121,22 @@ func (s *Server) declined(w http.ResponseWriter, g *gate, f *flow, resp *http.Re
 	}
 }
 
-// switchProtocols sends the client the 101 and runs the tunnel.
-func (s *Server) switchProtocols(w http.ResponseWriter, g *gate, f *flow, origin *net.TCPConn, resp *http.Response, fromOrigin []byte) error {
+// switchProtocols sends the client the 101 and runs the tunnel, which then has
+// taken the flow.
+func (s *Server) switchProtocols(w http.ResponseWriter, g *gate, f *flow, origin *net.TCPConn, resp *http.Response, fromOrigin []byte) (taken bool, err error) {
 	f.x.incoming(resp, resp.Header["Connection"])
 	delete(resp.Header, "Content-Type")
 	spellWebSocket(resp.Header)
 	var head bytes.Buffer
 	head.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n")
 	if err := resp.Header.Write(&head); err != nil {
-		return err
+		return false, err
 	}
 	head.WriteString("\r\n")
 	early, err := hijack(w, g)
 	if err != nil {
-		return err
+		return false, err
 	}
 	s.runTunnel(f, g, origin, opening{status: http.StatusSwitchingProtocols, head: head.Bytes(), fromClient: early, fromOrigin: fromOrigin})
-	return nil
+	return true, nil
 }
