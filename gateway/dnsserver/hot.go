@@ -76,12 +76,21 @@ func (h *hot) answer(dst, p []byte, from netip.Addr, snap *policy.Snapshot, now 
 	if snap == nil {
 		return nil, true
 	}
+	r := h.current()
+	a := h.known(r, now)
+	if h.silent && a != nil && a.Plain() && a.Free(snap) {
+		// No verdict is on anybody's record, and there is only one.
+		if reply, fits := q.AppendAnswer(dst, a.Wire(), a.Age(now)); fits {
+			h.count(&passed, reply)
+			return reply, false
+		}
+	}
 	v := snap.Name(policy.Subject{Addr: from}, q.Name(), now)
 	switch {
 	case v.Blocked():
 		reply, leave = h.blocked(dst, &v)
 	case v.Action == policy.Allow && v.Reason != policy.ReasonExemption: // which ends, and the answer with it
-		reply, leave = h.cached(dst, snap, now)
+		reply, leave = h.cached(dst, r, a, snap, now)
 	default:
 		return nil, true
 	}
@@ -149,22 +158,41 @@ func (h *hot) blocked(dst []byte, v *policy.Verdict) (reply []byte, leave bool) 
 // typeA is the type of questions for IPv4 addresses.
 const typeA = 1
 
-// cached answers from the cache, where no list speaks about anything that the
-// answer leads to.
-func (h *hot) cached(dst []byte, snap *policy.Snapshot, now time.Time) (reply []byte, leave bool) {
-	if h.answers == nil {
-		return nil, true
-	}
-	current := h.answers.Current()
-	if current == nil {
-		return nil, true
-	}
+// passed is the verdict on what no list speaks about.
+var passed = policy.Verdict{Action: policy.Allow, Reason: policy.ReasonNoRule}
+
+// question is the one of the message that was parsed.
+func (h *hot) question() resolver.Question {
 	q := &h.query
-	a := h.cache.Get(current, resolver.Question{Name: q.Name(), Type: q.Type, DO: q.DO, CD: q.CheckingDisabled()}, now)
+	return resolver.Question{Name: q.Name(), Type: q.Type, DO: q.DO, CD: q.CheckingDisabled()}
+}
+
+// current is the resolver in use, nil where its cache cannot be read from here.
+func (h *hot) current() *resolver.Resolver {
+	if h.answers == nil {
+		return nil
+	}
+	return h.answers.Current()
+}
+
+// known returns the answer that the reader itself has at hand, or nil.
+func (h *hot) known(r *resolver.Resolver, now time.Time) *resolver.Answer {
+	if r == nil {
+		return nil
+	}
+	return h.cache.Known(r, h.question(), now)
+}
+
+// cached answers with the answer that is known, or from the cache, where no
+// list speaks about anything that the answer leads to.
+func (h *hot) cached(dst []byte, r *resolver.Resolver, a *resolver.Answer, snap *policy.Snapshot, now time.Time) (reply []byte, leave bool) {
+	if a == nil && r != nil {
+		a = h.cache.Get(r, h.question(), now)
+	}
 	if a == nil || !a.Plain() || !a.Clean(snap) {
 		return nil, true
 	}
-	reply, fits := q.AppendAnswer(dst, a.Wire(), a.Age(now))
+	reply, fits := h.query.AppendAnswer(dst, a.Wire(), a.Age(now))
 	return reply, !fits
 }
 

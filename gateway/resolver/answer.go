@@ -26,21 +26,29 @@ const (
 // be packed again for each client. It is shared between goroutines; all but its
 // two notes is never modified.
 type Answer struct {
-	name   string // canonical
-	wire   wire.Answer
-	links  []Link
-	size   int // in memory, about
+	// What a hit reads stands side by side, here and in memory: see gather.
 	stored time.Time
 	life   time.Duration // in the cache; 0: not cached
-	now    clock
-
-	// verdict is what Clean found out last: twice the snapshot's ID, and one
-	// more where the answer is clean. One word, so that the two never part.
-	verdict atomic.Uint64
-	// touched is the answer's age, in steps of hotTouch, when a Hot last told the cache that
-	// it is in use.
+	// standing is what was found out last under which snapshot: four times its ID,
+	// and the bits below. One word, so that they never part.
+	standing atomic.Uint64
+	// touched is the answer's age, in steps of hotTouch, when a Hot last told the
+	// cache that it is in use.
 	touched atomic.Uint32
+	name    string // canonical
+	wire    wire.Answer
+	ttls    [4]uint16 // those of wire, if they are so few
+
+	links []Link
+	size  int // in memory, about
+	now   clock
 }
+
+// Bits of Answer.standing.
+const (
+	linksFree = 1 << iota // no list speaks about anything that the answer leads to
+	nameFree              // nor about the question's name
+)
 
 // Rcode returns the response code. NXDOMAIN and NOERROR are answers; SERVFAIL,
 // REFUSED and NOTIMP are what upstreams say when they have none.
@@ -61,27 +69,35 @@ func (a *Answer) Plain() bool {
 }
 
 // Clean reports whether no list of the snapshot speaks about anything that the
-// answer leads to, so that it may pass for every subject at every time. That is
-// found out once for each snapshot, whichever goroutine comes first; a yes of
-// another snapshot is never taken for one of this. Without a snapshot nothing
-// is clean.
+// answer leads to, so that it may pass for every subject at every time whose
+// question may. That is found out once for each snapshot, whichever goroutine
+// comes first; a yes of another snapshot is never taken for one of this.
+// Without a snapshot nothing is clean.
 func (a *Answer) Clean(s *policy.Snapshot) bool {
-	if s == nil {
-		return false
+	return s != nil && (len(a.links) == 0 || a.stands(s)&linksFree != 0)
+}
+
+// Free is Clean, and no list speaks about the question's name either: the
+// question and its answer may pass for everybody without being judged.
+func (a *Answer) Free(s *policy.Snapshot) bool {
+	return s != nil && a.stands(s)&(linksFree|nameFree) == linksFree|nameFree
+}
+
+func (a *Answer) stands(s *policy.Snapshot) uint64 {
+	id := s.ID() << 2
+	v := a.standing.Load()
+	if v&^3 == id {
+		return v
 	}
-	if len(a.links) == 0 {
-		return true
+	v = id
+	if !mentioned(s, a.links) {
+		v |= linksFree
 	}
-	id := s.ID() << 1
-	v := a.verdict.Load()
-	if v&^1 != id {
-		v = id
-		if !mentioned(s, a.links) {
-			v |= 1
-		}
-		a.verdict.Store(v)
+	if !s.Mentions(a.name[:len(a.name)-1]) {
+		v |= nameFree
 	}
-	return v&1 != 0
+	a.standing.Store(v)
+	return v
 }
 
 // mentioned reports whether a list speaks about one of the links.
@@ -182,6 +198,7 @@ func newAnswer(k key, m *dns.Msg, now clock) *Answer {
 		r = failure
 		_ = a.pack(k, &r) // a header and a question
 	}
+	a.gather()
 	a.life = r.life
 	a.links = slices.Clip(linksOf(r.answer))
 	a.size = a.bytes()
@@ -222,6 +239,19 @@ func (a *Answer) pack(k key, r *response) bool {
 	}
 	a.wire, err = wire.NewAnswer(b)
 	return err == nil && unpack(b) != nil
+}
+
+// gather puts the name and the records into one piece of memory. A server that
+// answers many questions at once finds little of its memory in the processor's
+// cache: each piece that a hit reads is a wait.
+func (a *Answer) gather() {
+	b := make([]byte, 0, len(a.name)+len(a.wire.Body))
+	b = append(append(b, a.name...), a.wire.Body...)
+	n := len(a.name)
+	a.name, a.wire.Body = unsafe.String(&b[0], n), b[n:] // nobody writes to b again
+	if len(a.wire.TTLs) <= len(a.ttls) {
+		a.wire.TTLs = append(a.ttls[:0], a.wire.TTLs...)
+	}
 }
 
 // bytes returns what the answer takes in memory, but for what the allocator

@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"hash/maphash"
+	"strings"
 	"sync"
 	"time"
 
@@ -113,6 +114,9 @@ func (c *cache) put(k cacheKey, a *Answer) (evicted uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lru.Remove(k)
+	if name, ok := strings.CutSuffix(a.name, "."); ok && name == k.Name {
+		k.Name = name // one copy of it is enough
+	}
 	s.bytes += a.size
 	if s.lru.Add(k, a) {
 		evicted++

@@ -74,21 +74,29 @@ func NewHot(entries int) *Hot {
 // allocates nothing, but for an answer that it takes over from the resolver's
 // cache, and never waits for the network. now is the time of the question.
 func (h *Hot) Get(r *Resolver, q Question, now time.Time) *Answer {
+	if a := h.Known(r, q, now); a != nil {
+		return a
+	}
+	return h.fetch(r, q, now)
+}
+
+// Known is Get for what the Hot holds itself: it takes no lock at all.
+func (h *Hot) Known(r *Resolver, q Question, now time.Time) *Answer {
 	if e := r.epoch.Load(); e != h.epoch {
 		h.meet(r, e)
 	}
 	if h.lru == nil {
-		return h.fetch(r, q, now)
+		return nil
 	}
 	place := h.place(q)
 	a, ok := h.lru.Peek(place)
 	if !ok || a.name[:len(a.name)-1] != q.Name {
-		return h.fetch(r, q, now)
+		return nil
 	}
 	age := now.Sub(a.stored)
 	if age >= a.life {
 		h.lru.Remove(place)
-		return h.fetch(r, q, now)
+		return nil
 	}
 	if hits := h.tally.hits.Add(1); hits%hotUse == 0 {
 		h.lru.Get(place)
