@@ -110,9 +110,7 @@ func (s *Set) Edit(e Edit) (*Set, error) {
 		}
 	}
 	for i := range e.Add {
-		if err := n.add(&e.Add[i]); err != nil {
-			return nil, err
-		}
+		n.add(&e.Add[i])
 		if n.over.size() > maxEdits {
 			return nil, ErrRebuild
 		}
@@ -193,11 +191,11 @@ func (s *Set) remove(c *Change) error {
 	return nil
 }
 
-func (s *Set) add(c *Change) error {
+func (s *Set) add(c *Change) {
 	o, key := s.over, c.key()
 	if old, ok := o.added[key]; ok {
 		o.added[key] = min(old, c.Rule.Line)
-		return nil
+		return
 	}
 	if p, class, line, ok := s.base.locate(&key); ok {
 		now := o.line(key.List, line)
@@ -208,10 +206,10 @@ func (s *Set) add(c *Change) error {
 		case gone && now == c.Rule.Line: // it comes back as it was
 			delete(o.gone, p)
 			o.counts[class]++
-			return nil
+			return
 		case gone:
 		case now <= c.Rule.Line:
-			return nil
+			return
 		default:
 			o.gone[p] = struct{}{}
 			o.counts[class]--
@@ -219,7 +217,6 @@ func (s *Set) add(c *Change) error {
 	}
 	key.Rule.Name, key.Rule.Path = strings.Clone(key.Rule.Name), strings.Clone(key.Rule.Path)
 	o.added[key] = c.Rule.Line
-	return nil
 }
 
 // key returns what the rule says, in the one form that it is compared in.

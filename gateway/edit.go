@@ -52,11 +52,10 @@ func (c *compiler) edit(old *policySet) (*blocklists.Set, error) {
 	if len(e.Drop)+len(e.Remove)+len(e.Add)+len(e.Shift) == 0 {
 		return old.set, nil
 	}
-	set, err := old.set.Edit(e)
-	if err != nil {
-		return nil, nil // too many edits; a build says what else may be wrong
+	if set, err := old.set.Edit(e); err == nil {
+		return set, nil
 	}
-	return set, nil
+	return nil, nil // too many edits; a build says what else may be wrong
 }
 
 // kept returns the rule with strings of its own: those of the parser last as

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -120,10 +121,10 @@ func (d *direction) write(b []byte) (int, error) {
 func (d *direction) copy(l *loop) error {
 	n, err := unix.Read(d.src.fd, l.buf[:])
 	switch {
-	case err == unix.EAGAIN:
+	case errors.Is(err, unix.EAGAIN):
 		d.src.readable = false
 		return nil
-	case err == unix.EINTR:
+	case errors.Is(err, unix.EINTR):
 		return nil
 	case err != nil:
 		return err

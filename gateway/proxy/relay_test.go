@@ -95,7 +95,7 @@ func TestTunnelHalfOpenThenCut(t *testing.T) {
 		t.Errorf("client: %v", err)
 	}
 	select {
-	case <-gone:
+	case _ = <-gone:
 	case <-time.After(5 * time.Second):
 		t.Error("the origin does not see the end")
 	}

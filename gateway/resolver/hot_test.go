@@ -310,8 +310,7 @@ func TestHotHits(t *testing.T) {
 	if len(r.tallies) > len(hots) {
 		t.Errorf("%d tallies of %d Hots", len(r.tallies), len(hots))
 	}
-	runtime.KeepAlive(hots)
-	hots = nil
+	clear(hots)
 	for range 100 {
 		runtime.GC()
 		if _ = r.Stats(); len(r.tallies) == 0 {
