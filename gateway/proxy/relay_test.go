@@ -95,7 +95,10 @@ func TestTunnelHalfOpenThenCut(t *testing.T) {
 		t.Errorf("client: %v", err)
 	}
 	select {
-	case _ = <-gone:
+	case err := <-gone:
+		if err == nil {
+			t.Error("the origin's connection ends without an error")
+		}
 	case <-time.After(5 * time.Second):
 		t.Error("the origin does not see the end")
 	}
