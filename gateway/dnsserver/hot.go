@@ -30,7 +30,14 @@ type hot struct {
 	records []audit.Record
 	silent  bool
 	errors  extendedErrors
+	// lean is what the last questions were like: below zero, most were blocked.
+	// It decides which of the two is looked for first, because the other look is
+	// a wait for memory in vain.
+	lean int
 }
+
+// maxLean bounds how long a reader takes to change its mind.
+const maxLean = 64
 
 // hotEntries is how many answers a reader has at hand: the names that a few
 // thousand devices ask for again and again.
@@ -77,12 +84,14 @@ func (h *hot) answer(dst, p []byte, from netip.Addr, snap *policy.Snapshot, now 
 		return nil, true
 	}
 	r := h.current()
-	a := h.known(r, now)
-	if h.silent && a != nil && a.Plain() && a.Free(snap) {
+	var a *resolver.Answer
+	if h.silent && h.lean >= 0 {
 		// No verdict is on anybody's record, and there is only one.
-		if reply, fits := q.AppendAnswer(dst, a.Wire(), a.Age(now)); fits {
-			h.count(&passed, reply)
-			return reply, false
+		if a = h.known(r, now); a != nil && a.Plain() && a.Free(snap) {
+			if reply, fits := q.AppendAnswer(dst, a.Wire(), a.Age(now)); fits {
+				h.count(&passed, reply)
+				return reply, false
+			}
 		}
 	}
 	v := snap.Name(policy.Subject{Addr: from}, q.Name(), now)
@@ -204,9 +213,12 @@ func (h *hot) count(v *policy.Verdict, reply []byte) {
 		return
 	}
 	h.tally.rcodes[reply[3]&0xF]++
-	if v.Action != policy.Block {
-		h.tally.cached++
+	if v.Action == policy.Block {
+		h.lean = max(h.lean-1, -maxLean)
+		return
 	}
+	h.tally.cached++
+	h.lean = min(h.lean+1, maxLean)
 }
 
 // record keeps the decision until commit. The name and what the verdict says

@@ -60,8 +60,8 @@ func TestWhichPath(t *testing.T) {
 		if st := r.Stats(); res.resolved.Load() != 1 || res.cached.Load() != 1 || st.Cached != 100 || st.Blocked != 50 || st.Forwarded != 1 {
 			t.Errorf("%d resolved, %d looked up, stats %+v; want 100 cached and 50 blocked on the hot path", res.resolved.Load(), res.cached.Load(), st)
 		}
-		if got := res.current.Load(); got != 151 { // blocked ones too: what is cached is looked for first
-			t.Errorf("the hot path looked into the cache %d times, want 151", got)
+		if got := res.current.Load(); got != 151 {
+			t.Errorf("the hot path looked for the resolver %d times, want 151", got)
 		}
 		for i, q := range []*dns.Msg{query(`go\.od.example`, dns.TypeA), query("cloak.example", dns.TypeA)} {
 			r.ask(t, "udp", q) // forwarded
