@@ -89,10 +89,15 @@ const (
 	SNIReport SNIAction = "report"
 )
 
-// SNI says what happens to tunnels whose first bytes are unusual, each case on
-// its own.
+// SNI says what happens to connections whose first bytes are unusual, each case
+// on its own. In a group, what is empty is as for everybody.
 type SNI struct {
-	Missing, Mismatch, NotTLS, Malformed SNIAction
+	Missing   SNIAction // a ClientHello without a server name
+	Mismatch  SNIAction // another server name than CONNECT asked for
+	ECH       SNIAction // the same, with an encrypted ClientHello behind it
+	NotTLS    SNIAction // something else than TLS
+	Malformed SNIAction // broken TLS, or a server name that is none
+	Timeout   SNIAction // not enough bytes in time
 }
 
 // A Group is a set of devices and the bans that hold for them.
@@ -100,6 +105,7 @@ type Group struct {
 	Name    string
 	Devices []netip.Prefix
 	Bans    []string // ids; nil: all bans
+	SNI     SNI      // what is another for the group than in Proxy
 }
 
 // An Exemption lets a device or a group use what one ban holds back.

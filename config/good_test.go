@@ -68,7 +68,7 @@ func withoutBans() Config {
 		Proxy: Proxy{
 			Listen: addrs("127.0.0.1:3128"), ConnectPorts: []uint16{443}, HTTPPorts: []uint16{80, 8080},
 			AllowNetworks: prefixes(),
-			SNI:           SNI{SNIBlock, SNIBlock, SNIBlock, SNIBlock},
+			SNI:           SNI{SNIBlock, SNIBlock, SNIBlock, SNIBlock, SNIBlock, SNIBlock},
 		},
 		Allow: []blocklists.Rule{}, Protected: []blocklists.Rule{},
 		Groups: []Group{}, Exemptions: []Exemption{},
@@ -167,7 +167,7 @@ func TestFull(t *testing.T) {
 			ConnectPorts:  []uint16{443, 8443},
 			HTTPPorts:     []uint16{80, 8080},
 			AllowNetworks: prefixes("10.20.0.0/16", "2001:db8:20::/48", "192.0.2.10/32"),
-			SNI:           SNI{Missing: SNIBlock, Mismatch: SNIBlock, NotTLS: SNIReport, Malformed: SNIBlock},
+			SNI:           SNI{Missing: SNIBlock, Mismatch: SNIBlock, ECH: SNIBlock, NotTLS: SNIReport, Malformed: SNIBlock, Timeout: SNIBlock},
 		},
 		Bans: []blocklists.Ban{def.Bans[0], def.Bans[1], tiktok, def.Bans[3], {
 			ID:           "example",
@@ -218,7 +218,7 @@ func TestFull(t *testing.T) {
 		},
 		Groups: []Group{
 			{Name: "executives", Devices: prefixes("10.8.0.0/24", "2001:db8:8::/64")},
-			{Name: "lab", Devices: prefixes("10.8.40.0/28"), Bans: []string{"wechat", "kaspersky"}},
+			{Name: "lab", Devices: prefixes("10.8.40.0/28"), Bans: []string{"wechat", "kaspersky"}, SNI: SNI{SNIReport, SNIReport, SNIReport, SNIAllow, SNIReport, SNIAllow}},
 		},
 		Exemptions: []Exemption{
 			{

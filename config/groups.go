@@ -22,6 +22,7 @@ func (v value) group() (Group, bool) {
 		"name":    set(&g.Name, groupName),
 		"devices": set(&g.Devices, value.devices),
 		"bans":    set(&g.Bans, value.banIDs),
+		"sni":     func(v value) { v.sni(&g.SNI) },
 	}, "name", "devices")
 	return g, true
 }

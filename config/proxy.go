@@ -6,20 +6,24 @@ import (
 )
 
 func (v value) proxy(c *Proxy) {
-	sni := word(SNIBlock, SNIAllow, SNIReport)
 	v.object(fields{
 		"listen":         set(&c.Listen, listOf(value.listenAddr)),
 		"connect_ports":  set(&c.ConnectPorts, value.ports),
 		"http_ports":     set(&c.HTTPPorts, value.ports),
 		"allow_networks": set(&c.AllowNetworks, value.networks),
-		"sni": func(v value) {
-			v.object(fields{
-				"missing":   set(&c.SNI.Missing, sni),
-				"mismatch":  set(&c.SNI.Mismatch, sni),
-				"not_tls":   set(&c.SNI.NotTLS, sni),
-				"malformed": set(&c.SNI.Malformed, sni),
-			})
-		},
+		"sni":            func(v value) { v.sni(&c.SNI) },
+	})
+}
+
+func (v value) sni(c *SNI) {
+	action := word(SNIBlock, SNIAllow, SNIReport)
+	v.object(fields{
+		"missing":   set(&c.Missing, action),
+		"mismatch":  set(&c.Mismatch, action),
+		"ech":       set(&c.ECH, action),
+		"not_tls":   set(&c.NotTLS, action),
+		"malformed": set(&c.Malformed, action),
+		"timeout":   set(&c.Timeout, action),
 	})
 }
 

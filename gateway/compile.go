@@ -274,10 +274,38 @@ func emptyList(r parse.Report) error {
 
 // subjects translates who is in which group and who is exempt.
 func (c *compiler) subjects() {
+	c.spec.Hello = helloPolicy(c.cfg.Proxy.SNI, policy.HelloPolicy{})
 	for _, g := range c.cfg.Groups {
-		c.spec.Groups = append(c.spec.Groups, policy.Group(g))
+		group := policy.Group{Name: g.Name, Devices: g.Devices, Bans: g.Bans}
+		if g.SNI != (config.SNI{}) {
+			own := helloPolicy(g.SNI, c.spec.Hello)
+			group.Hello = &own
+		}
+		c.spec.Groups = append(c.spec.Groups, group)
 	}
 	for _, e := range c.cfg.Exemptions {
 		c.spec.Exemptions = append(c.spec.Exemptions, policy.Exemption(e))
 	}
+}
+
+// helloPolicy translates what happens to unusual first bytes; what is empty is
+// as in base.
+func helloPolicy(c config.SNI, base policy.HelloPolicy) policy.HelloPolicy {
+	for _, of := range []struct {
+		to   *policy.Action
+		word config.SNIAction
+	}{
+		{&base.Missing, c.Missing}, {&base.Mismatch, c.Mismatch}, {&base.ECH, c.ECH},
+		{&base.NotTLS, c.NotTLS}, {&base.Malformed, c.Malformed}, {&base.Timeout, c.Timeout},
+	} {
+		switch of.word {
+		case config.SNIAllow:
+			*of.to = policy.Allow
+		case config.SNIReport:
+			*of.to = policy.Report
+		case config.SNIBlock:
+			*of.to = policy.Block
+		}
+	}
+	return base
 }

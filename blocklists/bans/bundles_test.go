@@ -471,7 +471,7 @@ func TestFacts(t *testing.T) {
 
 // TestAnswers checks the lists whose names need one kind of answer.
 func TestAnswers(t *testing.T) {
-	want := map[string]string{"bypass-canaries": "nxdomain", "bypass-relays": "nxdomain", "bypass-ddr": "nodata"}
+	want := map[string]string{"bypass-canaries": "nxdomain", "bypass-relays": "nxdomain", "bypass-ddr": "nodata", "bypass-ech": "nodata"}
 	for _, l := range readBan(t, "bypass").Lists {
 		if l.Answer != want[l.Name] {
 			t.Errorf("%s answers %q, want %q", l.Name, l.Answer, want[l.Name])

@@ -42,6 +42,9 @@ type Spec struct {
 	// Answer is how blocked questions are answered where neither rule, list nor
 	// ban says so. ModeDefault means NXDOMAIN.
 	Answer blocklists.Answer
+	// Hello says what happens to connections whose first bytes are unusual. The
+	// zero one blocks them all.
+	Hello HelloPolicy
 	// CacheEntries bounds the cache of URLs in front of the Set; 0 means none.
 	CacheEntries int
 }
@@ -166,12 +169,17 @@ func (s *Snapshot) Group(sub Subject) string {
 }
 
 func (s *Snapshot) group(sub Subject) (name string, bans mask) {
-	if len(s.spec.Groups) > 0 && sub.Addr.IsValid() {
-		if i, ok := s.groups.Lookup(deviceAddr(sub)); ok {
-			return s.spec.Groups[i].Name, s.masks[i]
-		}
+	if i, ok := s.groupIndex(sub); ok {
+		return s.spec.Groups[i].Name, s.masks[i]
 	}
 	return "", s.allBans
+}
+
+func (s *Snapshot) groupIndex(sub Subject) (int, bool) {
+	if len(s.spec.Groups) == 0 || !sub.Addr.IsValid() {
+		return 0, false
+	}
+	return s.groups.Lookup(deviceAddr(sub))
 }
 
 // Name judges a DNS name or the host name of a connection. The name must be

@@ -48,9 +48,19 @@ const (
 	ReasonProtected        // a protected name
 	ReasonNotYet           // a ban whose effective time is still to come
 	ReasonBan              // a ban in force
+
+	// Of the first bytes of a connection, which have no name to be judged by.
+
+	ReasonNoServerName    // a ClientHello without a server name
+	ReasonOtherServerName // a server name that is not the name asked for
+	ReasonECH             // the same, with an encrypted ClientHello
+	ReasonNotTLS          // something else than TLS
+	ReasonMalformed       // broken TLS, or a server name that is none
+	ReasonNoHello         // not enough bytes in time
 )
 
-var reasonNames = [...]string{"none", "no rule", "list allows", "exemption", "operator allows", "protected", "not yet effective", "ban"}
+var reasonNames = [...]string{"none", "no rule", "list allows", "exemption", "operator allows", "protected", "not yet effective", "ban",
+	"no server name", "other server name", "encrypted hello", "not TLS", "malformed TLS", "no hello in time"}
 
 // String returns the reason's words in explanations and audit records.
 func (r Reason) String() string { return reasonNames[r] }
@@ -116,6 +126,8 @@ type Group struct {
 	Devices []netip.Prefix
 	// Bans are the ids of the bans that hold for the group. Nil means all.
 	Bans []string
+	// Hello holds for the group instead of Spec.Hello; nil: that one.
+	Hello *HelloPolicy
 }
 
 // RuleID names the rule that decided as list:line, the same on both planes. It
