@@ -149,6 +149,10 @@ func proxyMetrics(e emitter, st proxy.Stats) {
 	e.gauge("weir_proxy_tunnels", "Tunnels that are open.", float64(st.Tunnels))
 	e.counters("weir_proxy_tunnels_cut_total", "Tunnels that the gateway ended, by reason.", "reason",
 		series{"policy", st.CutByPolicy}, series{"idle", st.CutIdle}, series{"drain", st.CutAtDrain})
+	for _, h := range st.Hellos {
+		e.counter("weir_proxy_hellos_total", "Beginnings of tunnels, by what policy said to them.", float64(h.Count),
+			"reason", h.Reason.String(), "action", h.Action.String())
+	}
 	e.counters("weir_proxy_tunnel_bytes_total", "Bytes through tunnels, by direction.", "direction",
 		series{"to_origin", st.BytesToOrigin}, series{"from_origin", st.BytesFromOrigin})
 }

@@ -39,9 +39,10 @@ func (s *Server) serveConnect(w http.ResponseWriter, g *gate, x *exchange) {
 		s.stats.failed.Add(1)
 		return
 	}
-	s.runTunnel(f, g, origin, opening{status: http.StatusOK, fromClient: early,
-		head: []byte("HTTP/1.1 200 Connection established\r\n\r\n")})
+	s.runTunnel(f, g, origin, opening{status: http.StatusOK, fromClient: early, head: established, peek: true})
 }
+
+var established = []byte("HTTP/1.1 200 Connection established\r\n\r\n")
 
 // connectOrigin makes the connection of a flow that was just begun.
 func (x *exchange) connectOrigin(f *flow) (*net.TCPConn, *denial) {
@@ -87,6 +88,7 @@ func hijack(w http.ResponseWriter, g *gate) (early []byte, err error) {
 type opening struct {
 	status                       int
 	head, fromClient, fromOrigin []byte
+	peek                         bool // the client's first bytes are to be judged
 }
 
 // runTunnel answers the client and runs a tunnel to its end, with a record of
@@ -99,23 +101,51 @@ func (s *Server) runTunnel(f *flow, g *gate, origin *net.TCPConn, begin opening)
 	defer s.end(f)
 	t := &tunnel{client: g.TCPConn, origin: origin, idle: s.opts.TunnelIdle, opened: time.Now(),
 		close: func() { _ = origin.Close(); _ = g.Close() }}
+	defer t.close()
 	x := f.x
+	if !t.begin(f, &begin) {
+		return
+	}
 	if s.audited {
 		opened := x.record(nil, strconv.Itoa(begin.status))
 		opened.Event = "open"
 		s.opts.Audit.Put(opened)
 	}
 	s.stats.tunnelsOpened.Add(1)
-	why := endBroken
-	if _, err := t.client.Write(begin.head); err == nil {
-		why = t.run(f, begin.fromClient, begin.fromOrigin)
-	}
-	t.close()
+	why := t.run(f, begin.fromClient, begin.fromOrigin)
 	x.wasCut(f)
 	s.countEnd(why, t.in.Load(), t.out.Load())
 	if s.audited {
 		s.opts.Audit.Put(x.closeRecord(why, t.opened, t.in.Load(), t.out.Load()))
 	}
+}
+
+// begin answers the client and judges what it says then, if that is to be. It
+// reports whether there is a tunnel.
+func (t *tunnel) begin(f *flow, begin *opening) bool {
+	s := f.x.server
+	if _, err := t.client.Write(begin.head); err != nil {
+		f.x.unopened(endBroken)
+		return false
+	}
+	if !begin.peek {
+		return true
+	}
+	stop := context.AfterFunc(f.ctx, t.close)
+	defer stop()
+	p := s.peek(t.client, t.origin, begin.fromClient)
+	if why, ended := endingOf(context.Cause(f.ctx)); ended {
+		f.x.wasCut(f)
+		f.x.unopened(why)
+		return false
+	}
+	if !f.x.judgeHello(f, p.hello) {
+		f.x.unopened(endRefused)
+		t.reset()
+		return false
+	}
+	begin.fromClient, begin.fromOrigin = p.fromClient, append(begin.fromOrigin, p.fromOrigin...)
+	return true
 }
 
 func (s *Server) countEnd(why ending, in, out int64) {

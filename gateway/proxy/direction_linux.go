@@ -132,19 +132,26 @@ func (d *direction) copy(l *loop) error {
 		d.ended = true
 		return nil
 	}
-	d.n += int64(n)
 	d.src.readable = n == len(l.buf) || d.src.hup
 	if d.bulky++; n < bulkyRead {
 		d.bulky = 0
 	}
+	return d.take(l.buf[:n])
+}
+
+// take writes what was read, and keeps a copy of what the destination does not
+// take. Nothing may be pending.
+func (d *direction) take(b []byte) error {
+	d.n += int64(len(b))
 	sent := 0
-	if d.dst.writable {
-		if sent, err = d.write(l.buf[:n]); err != nil {
+	if d.dst.writable && len(b) > 0 {
+		var err error
+		if sent, err = d.write(b); err != nil {
 			return err
 		}
 	}
-	if sent < n {
-		d.pending = slices.Clone(l.buf[sent:n])
+	if sent < len(b) {
+		d.pending = slices.Clone(b[sent:])
 	}
 	return nil
 }

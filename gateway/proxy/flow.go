@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/weir-gateway/weir/gateway/hello"
 	"github.com/weir-gateway/weir/gateway/policy"
 )
 
@@ -21,7 +22,8 @@ const (
 	endBroken  ending = "broken" // a side broke off
 	endIdle    ending = "idle"
 	endDrained ending = "drained"
-	endCut     ending = "cut" // the policy in force blocks it
+	endCut     ending = "cut"     // the policy in force blocks it
+	endRefused ending = "refused" // what the client said first may not pass
 )
 
 // A cut is an ending by policy, with the verdict.
@@ -53,6 +55,8 @@ type flow struct {
 	carrier atomic.Pointer[relay]
 	x       *exchange
 	tunnel  bool
+	// hello is what the client said first in the tunnel, for Recheck; nil before.
+	hello atomic.Pointer[hello.Hello]
 
 	next, prev *flow // in flows, under its lock
 }
@@ -181,7 +185,11 @@ func (s *Server) Recheck() {
 	snap := s.opts.Policy.Load()
 	now := time.Now()
 	for _, f := range s.flows.all() {
-		if v, via := judge(snap, f.x.sub, f.x.request, f.x.target, now); v.Blocked() {
+		v, via := judge(snap, f.x.sub, f.x.request, f.x.target, now)
+		if h := f.hello.Load(); h != nil && v.Allowed() {
+			v, via = snap.Hello(f.x.sub, f.x.request.host.Name, *h, now), helloVia(*h)
+		}
+		if v.Blocked() {
 			f.end(&cut{v, via})
 		}
 	}

@@ -96,9 +96,18 @@ var testBan = blocklists.Ban{
 	Contact:   blocklists.Text{EN: "Call 5555.", FR: "Composez le 5555."},
 }
 
+// anyHello lets tunnels begin with anything, as most tests here have them.
+var anyHello = policy.HelloPolicy{Missing: policy.Allow, Mismatch: policy.Allow, ECH: policy.Allow,
+	NotTLS: policy.Allow, Malformed: policy.Allow, Timeout: policy.Allow}
+
 // snapshot returns a policy whose one ban has the rules: names, prefixes, or
 // name/path.
 func snapshot(tb testing.TB, generation uint64, rules ...string) *policy.Snapshot {
+	tb.Helper()
+	return snapshotHello(tb, generation, anyHello, rules...)
+}
+
+func snapshotHello(tb testing.TB, generation uint64, hello policy.HelloPolicy, rules ...string) *policy.Snapshot {
 	tb.Helper()
 	var b blocklists.Builder
 	for i, s := range rules {
@@ -114,7 +123,7 @@ func snapshot(tb testing.TB, generation uint64, rules ...string) *policy.Snapsho
 	}
 	ban := testBan
 	snap, err := policy.NewSnapshot(policy.Spec{
-		Generation: generation, Set: b.Build(), Bans: []*blocklists.Ban{&ban},
+		Generation: generation, Set: b.Build(), Hello: hello, Bans: []*blocklists.Ban{&ban},
 		Lists: []policy.List{{Name: "tiktok", Role: policy.RoleBan, Signal: blocklists.SignalApp}},
 	})
 	if err != nil {

@@ -89,7 +89,7 @@ func TestExemptionDoesNotLeak(t *testing.T) {
 	}
 	ban := testBan
 	snap, err := policy.NewSnapshot(policy.Spec{
-		Generation: 2, Set: b.Build(), Bans: []*blocklists.Ban{&ban}, Lists: []policy.List{{Name: "tiktok", Role: policy.RoleBan}},
+		Generation: 2, Set: b.Build(), Bans: []*blocklists.Ban{&ban}, Lists: []policy.List{{Name: "tiktok", Role: policy.RoleBan}}, Hello: anyHello,
 		Exemptions: []policy.Exemption{{ID: "EX-1", Ban: ban.ID, Device: netip.MustParsePrefix("127.0.0.1/32"), Until: time.Now().Add(500 * time.Millisecond)}},
 	})
 	if err != nil {
@@ -100,7 +100,7 @@ func TestExemptionDoesNotLeak(t *testing.T) {
 	if resp, _ := c.get("tiktok.com", o, ""); resp.StatusCode != 200 {
 		t.Errorf("exempt: %s", resp.Status)
 	}
-	tunnel := h.connect(fmt.Sprintf("tiktok.com:%d", o.port), "")
+	tunnel := h.connect(fmt.Sprintf("tiktok.com:%d", o.port), "no TLS")
 	time.Sleep(600 * time.Millisecond)
 	if resp, _ := c.get("tiktok.com", o, ""); resp.StatusCode != 403 {
 		t.Errorf("afterwards, on the same connection: %s", resp.Status)

@@ -26,6 +26,12 @@ func TestPortable(t *testing.T) {
 		"after plain HTTP":    TestConnectAfterPlainRequest,
 		"back-pressure":       TestTunnelBackPressure,
 		"stays half open":     TestTunnelHalfOpenThenCut,
+		"hello":               TestPeekVerdicts,
+		"hello intact":        TestPeekIntact,
+		"hello cut later":     TestPeekRecheck,
+		"hello, late":         TestPeekTimeout,
+		"origin speaks first": TestPeekOriginFirst,
+		"hello after GET":     TestPeekAfterPlainRequest,
 	} {
 		t.Run(name, f)
 	}

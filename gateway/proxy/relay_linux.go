@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"fmt"
-	"net/http"
 	"net/netip"
 	"os"
 	"strconv"
@@ -10,10 +9,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weir-gateway/weir/gateway/hello"
 )
 
 // A relay is a CONNECT from the decision on: the search for an address, the
-// attempts to connect, the tunnel, its end. It belongs to its loop; only the
+// attempts to connect, what the client says first, the tunnel, its end. It belongs to its loop; only the
 // helper that resolves its name has its exchange for that time, and others may
 // read what is in the register. It owns both sockets, and it owns memory for
 // bytes and a pipe only while a side does not take what the other has sent.
@@ -26,9 +27,10 @@ type relay struct {
 	queued bool // in loop.ready
 
 	client, origin side
-	deadline       timer // of the dial, then for idleness
-	stagger        timer // until the next attempt
-	early          []byte
+	deadline       timer         // of the dial, then for idleness
+	stagger        timer         // until the next attempt
+	early          []byte        // from the client, and not passed on yet
+	hello          *hello.Reader // of what the client says first; nil but while peeking
 
 	addrs    []netip.Addr
 	tried    int
@@ -44,6 +46,7 @@ type relayState uint8
 const (
 	relayResolving relayState = iota
 	relayDialing
+	relayPeeking
 	relayOpen
 	relayOver
 )
@@ -203,18 +206,20 @@ func (r *relay) connected(s *side) {
 		r.loop.move(s, &r.origin, r)
 	}
 	r.attempts, r.addrs = nil, nil
-	r.open(http.StatusOK)
-	n, err := unix.Write(r.client.fd, established)
-	if err != nil || n < len(established) {
-		r.reset()
-		return
-	}
-	r.up.begin(r.early)
-	r.early = nil
-	r.start()
+	r.answer(established)
 }
 
-var established = []byte("HTTP/1.1 200 Connection established\r\n\r\n")
+// answer tells the client that there is a connection, and waits for what it
+// says first.
+func (r *relay) answer(head []byte) {
+	n, err := unix.Write(r.client.fd, head)
+	if err != nil || n < len(head) {
+		r.hardClose()
+		r.abort()
+		return
+	}
+	r.peek()
+}
 
 // adopted begins with two connections that net/http brought.
 func (r *relay) adopted(begin opening) {
@@ -223,17 +228,28 @@ func (r *relay) adopted(begin opening) {
 	r.client.writable, r.origin.writable = true, true
 	l.add(&r.client)
 	l.add(&r.origin)
-	r.open(begin.status)
-	r.up.begin(begin.fromClient)
-	r.down.begin(append(begin.head[:len(begin.head):len(begin.head)], begin.fromOrigin...))
-	r.down.n = int64(len(begin.fromOrigin)) // the head is ours
 	f := r.flow
 	f.carrier.Store(r)
-	if cause := causeOf(f); cause != nil {
-		r.stop(cause)
-		return
+	if begin.peek {
+		r.early = begin.fromClient
+		r.state = relayDialing // until the client has its answer
+	} else {
+		r.open(begin.status)
+		r.up.begin(begin.fromClient)
+		r.down.begin(append(begin.head[:len(begin.head):len(begin.head)], begin.fromOrigin...))
+		r.down.n = int64(len(begin.fromOrigin)) // the head is ours
 	}
-	r.start()
+	switch cause := causeOf(f); {
+	case cause != nil && begin.peek:
+		r.hardClose()
+		r.abort()
+	case cause != nil:
+		r.stop(cause)
+	case begin.peek:
+		r.answer(begin.head)
+	default:
+		r.start()
+	}
 }
 
 // open makes it a tunnel.
@@ -265,6 +281,8 @@ func (r *relay) event(s *side, events uint32) {
 	switch {
 	case r.state == relayOpen:
 		r.pump()
+	case r.state == relayPeeking:
+		r.readHello()
 	case r.state != relayDialing:
 	case s != &r.client:
 		r.attempted(s, events)
@@ -319,6 +337,10 @@ func (r *relay) stop(cause error) {
 	case relayOpen:
 		r.x.takeCut(cause)
 		r.finish(why)
+	case relayPeeking:
+		r.x.takeCut(cause)
+		r.x.unopened(why)
+		r.abort()
 	case relayDialing:
 		if r.x.takeCut(cause) {
 			r.deny(r.x.verdictDenial())
@@ -343,10 +365,15 @@ func (r *relay) deny(d *denial) {
 
 // reset makes both sides see that the tunnel broke, not that it ended.
 func (r *relay) reset() {
+	r.hardClose()
+	r.finish(endBroken)
+}
+
+// hardClose has both connections end with a reset.
+func (r *relay) hardClose() {
 	hard := unix.Linger{Onoff: 1}
 	_ = unix.SetsockoptLinger(r.client.fd, unix.SOL_SOCKET, unix.SO_LINGER, &hard)
 	_ = unix.SetsockoptLinger(r.origin.fd, unix.SOL_SOCKET, unix.SO_LINGER, &hard)
-	r.finish(endBroken)
 }
 
 // finish ends an open tunnel.
@@ -378,7 +405,7 @@ func (r *relay) release() {
 	for _, a := range r.attempts {
 		l.close(a)
 	}
-	r.attempts = nil
+	r.attempts, r.early, r.hello = nil, nil, nil
 	l.close(&r.origin)
 	r.up.release(l)
 	r.down.release(l)

@@ -1,6 +1,10 @@
 package proxy
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/weir-gateway/weir/gateway/policy"
+)
 
 // Stats are the counters of a Server since Listen; Conns and Tunnels are how
 // many are open, or about to be, now.
@@ -24,6 +28,15 @@ type Stats struct {
 	BytesToOrigin   uint64 // through tunnels
 	BytesFromOrigin uint64 // through tunnels
 	Panics          uint64 // handlers that panicked and were recovered
+	Hellos          []Hellos
+}
+
+// Hellos are how many tunnels began with something about which policy had that
+// to say.
+type Hellos struct {
+	Reason policy.Reason
+	Action policy.Action
+	Count  uint64
 }
 
 type counters struct {
@@ -33,6 +46,7 @@ type counters struct {
 	tunnelsOpened, refusedTunnels                       atomic.Uint64
 	cutByPolicy, cutIdle, cutAtDrain, bytesIn, bytesOut atomic.Uint64
 	panics                                              atomic.Uint64
+	hellos                                              [policy.ReasonNoHello + 1][policy.Block + 1]atomic.Uint64
 }
 
 // Stats returns the counters.
@@ -58,5 +72,21 @@ func (s *Server) Stats() Stats {
 		BytesToOrigin:   c.bytesOut.Load(),
 		BytesFromOrigin: c.bytesIn.Load(),
 		Panics:          c.panics.Load(),
+		Hellos:          c.helloStats(),
 	}
+}
+
+// helloStats returns what has come up, and every way in which a beginning was
+// held back that has no name.
+func (c *counters) helloStats() []Hellos {
+	var all []Hellos
+	for r := range c.hellos {
+		for a := range c.hellos[r] {
+			h := Hellos{policy.Reason(r), policy.Action(a), c.hellos[r][a].Load()}
+			if h.Count > 0 || h.Action == policy.Block && h.Reason >= policy.ReasonNoServerName {
+				all = append(all, h)
+			}
+		}
+	}
+	return all
 }
