@@ -362,6 +362,17 @@ func (f *fields) of(name string) *[]string {
 	return nil
 }
 
+// eachField gives the fields that were kept, in order.
+func (q *request) eachField(yield func(name, value string) bool) {
+	for _, lines := range q.fields {
+		for line := range strings.SplitSeq(lines, "\r\n") {
+			if name, value, ok := strings.Cut(line, ":"); ok && !yield(name, strings.Trim(value, " \t")) {
+				return
+			}
+		}
+	}
+}
+
 // hasToken reports whether a comma-separated list in the values has the token.
 func hasToken(values []string, token string) bool {
 	for _, v := range values {

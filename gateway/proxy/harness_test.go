@@ -96,14 +96,31 @@ var testBan = blocklists.Ban{
 	Contact:   blocklists.Text{EN: "Call 5555.", FR: "Composez le 5555."},
 }
 
-// snapshot returns a policy whose one ban has the rules: names, prefixes, or
-// name/path.
+// signature returns the rule of a line of the signatures dialect.
+func signature(kind, pattern string, line int) blocklists.Rule {
+	r := blocklists.Rule{Action: blocklists.Block, Path: pattern, Line: line}
+	switch kind {
+	case "bytes":
+		r.Kind = blocklists.Bytes
+	case "path":
+		r.Kind = blocklists.Target
+	default:
+		r.Kind = blocklists.Field
+		r.Name, r.Path, _ = strings.Cut(pattern, " ")
+	}
+	return r
+}
+
+// snapshot returns a policy whose one ban has the rules: names, prefixes,
+// name/path, or signatures.
 func snapshot(tb testing.TB, generation uint64, rules ...string) *policy.Snapshot {
 	tb.Helper()
 	var b blocklists.Builder
 	for i, s := range rules {
 		r := blocklists.Rule{Kind: blocklists.Suffix, Action: blocklists.Block, Name: s, Line: i + 1}
-		if p, err := netip.ParsePrefix(s); err == nil {
+		if kind, pattern, ok := strings.Cut(s, " "); ok {
+			r = signature(kind, pattern, i+1)
+		} else if p, err := netip.ParsePrefix(s); err == nil {
 			r.Kind, r.Name, r.Prefix = blocklists.Prefix, "", p
 		} else if name, path, ok := strings.Cut(s, "/"); ok {
 			r.Name, r.Path = name, "/"+path

@@ -54,16 +54,16 @@ func newPseudonym() string {
 	return "weir-" + hex.EncodeToString(b[:])
 }
 
-// judgeHost judges what the request itself says: a host name, with the path
-// for plain HTTP, or an address.
+// judgeHost judges what the request itself says: a host name or an address,
+// with the path and the fields for plain HTTP.
 func judgeHost(snap *policy.Snapshot, sub policy.Subject, q *request, now time.Time) policy.Verdict {
 	switch {
+	case !q.connect():
+		return snap.Fields(sub, q.host, blocklists.CanonicalPath(q.path), q.eachField, now)
 	case q.host.Addr.IsValid():
 		return snap.Addr(sub, q.host.Addr, now)
-	case q.connect():
-		return snap.Name(sub, q.host.Name, now)
 	}
-	return snap.URL(sub, q.host.Name, blocklists.CanonicalPath(q.path), now)
+	return snap.Name(sub, q.host.Name, now)
 }
 
 // judge puts the request and everything it leads to to one snapshot. As on the
