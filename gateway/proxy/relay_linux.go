@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -242,9 +241,7 @@ func (r *relay) open(status int) {
 	r.state, r.opened = relayOpen, time.Now()
 	s.stats.tunnelsOpened.Add(1)
 	if s.audited {
-		rec := r.x.record(nil, strconv.Itoa(status))
-		rec.Event = "open"
-		s.opts.Audit.Put(rec)
+		s.opts.Audit.Put(r.x.openRecord(status))
 	}
 }
 
