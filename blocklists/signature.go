@@ -156,9 +156,19 @@ func parseFieldPattern(name, s string) (func(string) bool, error) {
 	case "^":
 		return func(v string) bool { return len(v) >= len(want) && strings.EqualFold(v[:len(want)], want) }, nil
 	case "~":
-		return func(v string) bool { return strings.Contains(lowerASCII(v), want) }, nil
+		return func(v string) bool { return containsFold(v, want) }, nil
 	}
 	return nil, fmt.Errorf("%q: want = (is), ^ (begins with) or ~ (contains) before the text", s)
+}
+
+// containsFold reports whether the text is in the value, in whatever case.
+func containsFold(value, want string) bool {
+	for i := 0; i+len(want) <= len(value); i++ {
+		if value[i]|0x20 == want[0]|0x20 && strings.EqualFold(value[i:i+len(want)], want) {
+			return true
+		}
+	}
+	return false
 }
 
 // hasMember reports whether the value or a member of the list that it is (RFC
