@@ -656,3 +656,38 @@ func TestTransparentPortable(t *testing.T) {
 		}
 	}
 }
+
+// A shutdown ends what has not begun at once and gives the rest its time.
+func TestTransparentDrain(t *testing.T) {
+	w := newWorld(t)
+	if w == nil {
+		return
+	}
+	w.serveWeb()
+	h := w.start(nil)
+	h.names.set("*", "198.51.100.80")
+	w.divert("tproxy")
+	hello := clientHello(t, "site.example")
+	silent, half, tunnel, idle := w.dial("198.51.100.80:443"), w.dial("198.51.100.80:443"), w.dial("198.51.100.80:443"), w.dial("198.51.100.80:80")
+	half.send(string(hello[:len(hello)/2]))
+	tunnel.send(string(hello))
+	if _, err := tunnel.br.ReadByte(); err != nil {
+		t.Fatal(err)
+	}
+	idle.send("GET / HTTP/1.1\r\nHost: site.example\r\n\r\n")
+	idle.response("GET")
+	eventually(t, "all are there", func() bool { return h.s.Stats().Transparent.Peeking == 2 && h.s.Stats().Conns == 4 })
+	begin := time.Now()
+	h.stop()
+	if d := time.Since(begin); d < 400*time.Millisecond || d > 3*time.Second {
+		t.Errorf("Serve ended after %v, want the time to drain", d)
+	}
+	for what, c := range map[string]*raw{"silent": silent, "half": half, "idle": idle, "tunnel": tunnel} {
+		if _, err := io.Copy(io.Discard, c.br); err != nil && !isReset(err) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if st := h.s.Stats(); st.Conns != 0 || st.CutAtDrain != 1 || st.Transparent.Abandoned != 2 {
+		t.Errorf("%+v", st)
+	}
+}
