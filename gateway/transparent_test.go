@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weir-gateway/weir/gateway/policy"
 	"github.com/weir-gateway/weir/gateway/proxy"
 )
 
@@ -94,5 +95,45 @@ func TestTransparentMetricsAreComplete(t *testing.T) {
 	}
 	if len(want) > 0 {
 		t.Errorf("not on the metrics: %v", want)
+	}
+}
+
+// A ban of one's own recognises a protocol, bad lines are counted, and a change
+// of the list is in force without compiling what has not changed.
+func TestOwnSignatures(t *testing.T) {
+	f := newFixture(t, map[string]string{
+		"weir.yml": listeners + `
+bans:
+  - wechat
+  - id: own
+    title: "Own"
+    authority: "Me"
+    reference: "here"
+    lists: [{name: own-signatures, source: "file:own.txt", format: signatures, signal: app}]
+`,
+		"own.txt": "bytes 4f 57 4e\npath ^/own/[0-9]+$\nbytes 16 03 01\nnonsense\n",
+	})
+	begins := func(first string) string {
+		v, _ := f.store.Load().Flow(policy.Subject{}, []byte(first), time.Now())
+		return v.Action.String() + " " + v.RuleID()
+	}
+	for first, want := range map[string]string{"OWN!": "block own-signatures:1", "\x16\xf1\x04": "block wechat-signatures:9", "OWL": "allow ", "OW": "undecided "} {
+		if got := begins(first); got != want {
+			t.Errorf("%q: %s, want %s", first, got, want)
+		}
+	}
+	for _, l := range f.Status().Lists {
+		if l.Name == "own-signatures" && (l.Rules != 2 || l.Report.Skips["everything"] != 1 || l.Report.Skips["syntax"] != 1 || l.Report.Kinds.Signature != 2) {
+			t.Errorf("status: %+v", l.Report)
+		}
+	}
+	f.write("own.txt", "# moved\nbytes 4f 57 4c\n")
+	if err := f.Reload(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for first, want := range map[string]string{"OWN!": "allow ", "OWL": "block own-signatures:2", "\x16\xf1\x04": "block wechat-signatures:9"} {
+		if got := begins(first); got != want {
+			t.Errorf("after the change, %q: %s, want %s", first, got, want)
+		}
 	}
 }
