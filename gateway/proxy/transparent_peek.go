@@ -87,12 +87,9 @@ func (p *peek) look() protocol {
 // come first: a protocol may begin nearly like another.
 func (p *peek) classify(more []byte) protocol {
 	kind := p.tls.Feed(more)
-	undecided := false
-	if snap := p.server.opts.Policy.Load(); snap != nil {
-		var v policy.Verdict
-		if v, undecided = snap.Flow(p.sub, p.first(), time.Now()); v.Blocked() {
-			return protocolUnknown
-		}
+	v, undecided := p.server.signed(p.sub, p.buf)
+	if v.Blocked() {
+		return protocolUnknown
 	}
 	switch kind {
 	case hello.Incomplete:
@@ -110,6 +107,16 @@ func (p *peek) classify(more []byte) protocol {
 		return protocolTLS
 	}
 	return protocolUnknown
+}
+
+// signed judges what a client says first by the signatures of the lists. While
+// more is true, further bytes may tell.
+func (s *Server) signed(sub policy.Subject, first []byte) (v policy.Verdict, more bool) {
+	snap := s.opts.Policy.Load()
+	if snap == nil {
+		return policy.Verdict{}, false
+	}
+	return snap.Flow(sub, first[:min(len(first), blocklists.MaxFlow)], time.Now())
 }
 
 // asItIs says what a connection is that says no more for now.
