@@ -98,7 +98,7 @@ func (c collector) planes(e emitter) {
 	if c.g.proxy != nil {
 		proxyMetrics(e, c.g.proxy.Stats())
 		if len(c.g.TransparentAddrs()) > 0 {
-			transparentMetrics(e, c.g.proxy.Stats().Transparent)
+			transparentMetrics(e, c.g.proxy.TransparentStats())
 		}
 	}
 	resolverMetrics(e, c.g.resolver.p.Load().Stats())

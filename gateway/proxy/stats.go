@@ -24,19 +24,6 @@ type Stats struct {
 	BytesToOrigin   uint64 // through tunnels
 	BytesFromOrigin uint64 // through tunnels
 	Panics          uint64 // handlers that panicked and were recovered
-
-	Transparent TransparentStats
-}
-
-// TransparentStats are the counters of the transparent listeners. What becomes
-// of a connection then is in Stats like everything else.
-type TransparentStats struct {
-	TLS, HTTP, Unknown uint64 // connections by what they began with
-	Abandoned          uint64 // that ended before they said anything
-	Direct             uint64 // that were made to the listener itself
-	Unseen             uint64 // exchanges with a name at an address that it was never said to have
-	Peeking            int64  // connections of which it is not known yet what they are
-	RefusedPeeks       uint64 // beyond MaxPeeks or MaxPeeksPerClient
 }
 
 type counters struct {
@@ -46,8 +33,6 @@ type counters struct {
 	tunnelsOpened, refusedTunnels                       atomic.Uint64
 	cutByPolicy, cutIdle, cutAtDrain, bytesIn, bytesOut atomic.Uint64
 	panics                                              atomic.Uint64
-
-	divertedTLS, divertedHTTP, divertedUnknown, abandoned, direct, unseen atomic.Uint64
 }
 
 // Stats returns the counters.
@@ -73,10 +58,5 @@ func (s *Server) Stats() Stats {
 		BytesToOrigin:   c.bytesOut.Load(),
 		BytesFromOrigin: c.bytesIn.Load(),
 		Panics:          c.panics.Load(),
-		Transparent: TransparentStats{
-			TLS: c.divertedTLS.Load(), HTTP: c.divertedHTTP.Load(), Unknown: c.divertedUnknown.Load(),
-			Abandoned: c.abandoned.Load(), Direct: c.direct.Load(), Unseen: c.unseen.Load(),
-			Peeking: s.diverting.peeking.conns.Load(), RefusedPeeks: s.diverting.peeking.refusedConns.Load(),
-		},
 	}
 }

@@ -45,6 +45,7 @@ type diverting struct {
 	gave      func(name string, a netip.Addr) bool
 	peeks     *admission
 	peeking   counters // of peeks
+	stats     divertedCounters
 	ctx       context.Context
 	stop      context.CancelFunc
 	running   sync.WaitGroup
@@ -174,7 +175,7 @@ func (l *divertedListener) begin(g *gate) {
 	}()
 	what, err := l.peek(p)
 	if err != nil {
-		s.stats.direct.Add(1)
+		s.diverting.stats.direct.Add(1)
 		g.reset()
 		return
 	}

@@ -17,19 +17,19 @@ func (p *peek) decide(what protocol) {
 	_ = g.TCPConn.SetReadDeadline(time.Time{})
 	switch what {
 	case protocolHTTP:
-		s.stats.divertedHTTP.Add(1)
+		s.diverting.stats.http.Add(1)
 		g.buf, g.w = p.buf[:cap(p.buf)], len(p.buf)
 		if !s.handed.put(g) {
 			g.reset()
 		}
 	case protocolTLS:
-		s.stats.divertedTLS.Add(1)
+		s.diverting.stats.tls.Add(1)
 		p.carry(what)
 	case protocolUnknown:
-		s.stats.divertedUnknown.Add(1)
+		s.diverting.stats.unknown.Add(1)
 		p.carry(what)
 	default:
-		s.stats.abandoned.Add(1)
+		s.diverting.stats.abandoned.Add(1)
 		g.reset()
 	}
 }
@@ -131,7 +131,7 @@ func (x *exchange) locate(ctx context.Context) *denial {
 	seen := slices.Contains(x.target.addrs, dst) || x.server.diverting.gave(x.request.host.Name, dst)
 	choice := ChooseAllow
 	if !seen {
-		x.server.stats.unseen.Add(1)
+		x.server.diverting.stats.unseen.Add(1)
 		choice = x.server.diverting.choices.Load().Unseen
 	}
 	if choice == ChooseResolve {

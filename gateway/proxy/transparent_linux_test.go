@@ -402,7 +402,7 @@ func TestTransparentDirect(t *testing.T) {
 			w.divert(how)
 		}
 		for _, at := range []string{"10.8.0.1:3129", "[fd00:8::1]:3129"} {
-			before := h.s.Stats().Transparent.Direct
+			before := h.s.TransparentStats().Direct
 			w.in(w.device, func() {
 				c, err := net.Dial("tcp", at)
 				if err == nil {
@@ -413,7 +413,7 @@ func TestTransparentDirect(t *testing.T) {
 					t.Errorf("%s, %s: %v, want a reset", how, at, err)
 				}
 			})
-			if n := h.s.Stats().Transparent.Direct; n != before+1 {
+			if n := h.s.TransparentStats().Direct; n != before+1 {
 				t.Errorf("%s, %s: %d direct connections, want one", how, at, n-before)
 			}
 		}
@@ -523,7 +523,7 @@ func TestTransparentUnseen(t *testing.T) {
 			}
 		}
 	}
-	if h.s.Stats().Transparent.Unseen == 0 {
+	if h.s.TransparentStats().Unseen == 0 {
 		t.Error("unseen names are not counted")
 	}
 }
@@ -579,7 +579,10 @@ func TestTransparentDropped(t *testing.T) {
 			_ = c.Close()
 		}
 	}
-	eventually(t, "all connections are gone", func() bool { st := h.s.Stats(); return st.Conns == 0 && st.Transparent.Peeking == 0 && st.Tunnels == 0 })
+	eventually(t, "all connections are gone", func() bool {
+		st := h.s.Stats()
+		return st.Conns == 0 && h.s.TransparentStats().Peeking == 0 && st.Tunnels == 0
+	})
 	eventually(t, "all goroutines are gone", func() bool { return proxyGoroutines() <= goroutines })
 	h.s.forwarder.transport.CloseIdleConnections()
 	eventually(t, "all descriptors are closed", func() bool { return openFiles(t) <= files })
@@ -592,7 +595,7 @@ func TestTransparentDropped(t *testing.T) {
 			}
 		}
 	})
-	eventually(t, "peeks are refused", func() bool { st := h.s.Stats().Transparent; return st.Peeking == 150 && st.RefusedPeeks == 50 })
+	eventually(t, "peeks are refused", func() bool { st := h.s.TransparentStats(); return st.Peeking == 150 && st.RefusedPeeks == 50 })
 	for _, c := range open {
 		_ = c.Close()
 	}
@@ -676,7 +679,7 @@ func TestTransparentDrain(t *testing.T) {
 	}
 	idle.send("GET / HTTP/1.1\r\nHost: site.example\r\n\r\n")
 	idle.response("GET")
-	eventually(t, "all are there", func() bool { return h.s.Stats().Transparent.Peeking == 2 && h.s.Stats().Conns == 4 })
+	eventually(t, "all are there", func() bool { return h.s.TransparentStats().Peeking == 2 && h.s.Stats().Conns == 4 })
 	begin := time.Now()
 	h.stop()
 	if d := time.Since(begin); d < 400*time.Millisecond || d > 3*time.Second {
@@ -687,7 +690,7 @@ func TestTransparentDrain(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if st := h.s.Stats(); st.Conns != 0 || st.CutAtDrain != 1 || st.Transparent.Abandoned != 2 {
+	if st := h.s.Stats(); st.Conns != 0 || st.CutAtDrain != 1 || h.s.TransparentStats().Abandoned != 2 {
 		t.Errorf("%+v", st)
 	}
 }
