@@ -38,6 +38,28 @@ func (r *recorder) all() []audit.Record {
 	return append([]audit.Record(nil), r.records...)
 }
 
+// clear forgets the records.
+func (r *recorder) clear() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.records = nil
+}
+
+// begun returns the first record from that one on that is no end of a tunnel,
+// which may come late.
+func (r *recorder) begun(tb testing.TB, from int) (rec audit.Record) {
+	tb.Helper()
+	eventually(tb, "record", func() bool {
+		for _, rec = range r.all()[from:] {
+			if rec.Event != "close" {
+				return true
+			}
+		}
+		return false
+	})
+	return rec
+}
+
 // names is a resolver of a fixed answer for each name; "*" is every other one.
 type names struct {
 	mu      sync.Mutex

@@ -73,21 +73,6 @@ func (r *recorder) last() audit.Record {
 	return all[len(all)-1]
 }
 
-// begun returns the first record from that one on that is no end of a tunnel,
-// which may come late.
-func (r *recorder) begun(tb testing.TB, from int) (rec audit.Record) {
-	tb.Helper()
-	eventually(tb, "record", func() bool {
-		for _, rec = range r.all()[from:] {
-			if rec.Event != "close" {
-				return true
-			}
-		}
-		return false
-	})
-	return rec
-}
-
 // find returns the first record that is so.
 func (r *recorder) find(ok func(*audit.Record) bool) (audit.Record, bool) {
 	for _, rec := range r.all() {

@@ -153,12 +153,6 @@ func (w *world) trap(ports ...uint16) []*origin {
 	return all
 }
 
-func (r *recorder) clear() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.records = nil
-}
-
 // A table is what WeChat's private DNS hands out.
 type table struct {
 	Domains []tableName `xml:"domainlist>domain"`
