@@ -26,6 +26,7 @@ import (
 
 	"github.com/weir-gateway/weir/bench/corpus"
 	"github.com/weir-gateway/weir/gateway/audit"
+	"github.com/weir-gateway/weir/gateway/policy"
 )
 
 // serverConfig has a certificate for every name, which no client here checks.
@@ -677,5 +678,46 @@ func TestTransparentDrain(t *testing.T) {
 	}
 	if st := h.s.Stats(); st.Conns != 0 || st.CutAtDrain != 1 || h.s.TransparentStats().Abandoned != 2 {
 		t.Errorf("%+v", st)
+	}
+}
+
+// TLS that does not plainly say where it goes, by the strictest policy and by
+// one that only reports.
+func TestTransparentHello(t *testing.T) {
+	w := newWorld(t)
+	if w == nil {
+		return
+	}
+	w.trap(443)
+	h := w.start(func(o *Options) { o.PeekTimeout = 300 * time.Millisecond })
+	w.divert("redirect")
+	hello := clientHello(t, "site.example")
+	for _, rules := range []policy.HelloPolicy{{}, {Missing: policy.Report, Malformed: policy.Report, Timeout: policy.Report}} {
+		snap, err := policy.NewSnapshot(policy.Spec{Generation: 2, Hello: rules})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.store.Swap(snap)
+		action := map[bool]string{true: "report", false: "block"}[rules.Missing == policy.Report]
+		for _, c := range []struct {
+			first  []byte
+			reason policy.Reason
+		}{
+			{clientHello(t, ""), policy.ReasonNoServerName},
+			{hello[:len(hello)/2], policy.ReasonNoHello},
+			{hello[:1], policy.ReasonNoHello},
+			{append([]byte("\x16\x03\x01\x00\x05\x02\x00\x00\x01"), hello...), policy.ReasonMalformed},
+		} {
+			h.audit.clear()
+			conn := w.dial("198.51.100.80:443")
+			conn.send(string(c.first))
+			if r := h.audit.begun(t, 0); r.Action != action || r.Reason != c.reason.String() || r.Protocol != "tls" || r.Name != "198.51.100.80" || r.Ban != "" {
+				t.Errorf("%v: %+v", c.reason, r)
+			}
+			if action == "block" {
+				conn.wantReset()
+			}
+			_ = conn.Close()
+		}
 	}
 }
