@@ -19,7 +19,8 @@ type Builder struct {
 	classes map[class]uint32
 	codes   map[string]byte // of endings
 	nodes   sketch          // the names so far and those above them
-	rec     []byte          // the record that is being made
+	signs   []*signature
+	rec     []byte // the record that is being made
 }
 
 // ErrSetFull is returned by Builder.Add for a rule that a Set has no room for.
@@ -47,6 +48,8 @@ func (b *Builder) Add(list int, r Rule) error {
 		return b.addName(list, r)
 	case Prefix:
 		return b.addPrefix(list, r)
+	case Bytes, Field, Target:
+		return b.addSignature(list, r)
 	}
 	return fmt.Errorf("rule of unknown kind %d", r.Kind)
 }
@@ -131,7 +134,7 @@ func (b *Builder) addPrefix(list int, r Rule) error {
 // Build returns the compiled Set. The Builder must not be used afterwards, but
 // as a new one.
 func (b *Builder) Build() *Set {
-	c := b.base
+	c, signs := b.base, b.signs
 	nodes := b.nodes.count()
 	*b = Builder{}
 	if c == nil {
@@ -145,7 +148,7 @@ func (b *Builder) Build() *Set {
 		}
 		c.spans = c.spanOf()
 	}
-	return &Set{base: c}
+	return &Set{base: c, signs: signs}
 }
 
 // addRules enters each record into the table, and writes those that stay again:

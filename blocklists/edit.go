@@ -83,7 +83,12 @@ type step struct {
 // microseconds. After too many it returns ErrRebuild, and ErrNoRule where there
 // is nothing to remove; on any error nothing is changed.
 func (s *Set) Edit(e Edit) (*Set, error) {
-	n := &Set{base: s.base, over: s.over.clone()}
+	signs, err := editSignatures(s.signs, &e)
+	if err != nil {
+		return nil, err
+	}
+	e.Remove, e.Add = withoutSignatures(e.Remove), withoutSignatures(e.Add)
+	n := &Set{base: s.base, over: s.over.clone(), signs: signs}
 	if n.base == nil {
 		n.base = new(core)
 	}

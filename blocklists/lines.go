@@ -35,6 +35,11 @@ func (c *core) spanOf() []span {
 // RulesOf returns how many different rules of the list the Set holds.
 func (s *Set) RulesOf(list int) int {
 	n := 0
+	for _, sig := range s.signs {
+		if sig.list == list {
+			n++
+		}
+	}
 	for i, count := range s.counts() {
 		if int(s.base.classes[i].list) == list {
 			n += count

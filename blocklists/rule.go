@@ -46,6 +46,9 @@ const (
 	Exact                  // the name only
 	Under                  // everything under the name, but not the name
 	Prefix                 // an address prefix
+	Bytes                  // a signature: how a connection begins
+	Field                  // a signature: a field of a plain HTTP request
+	Target                 // a signature: the path of a plain HTTP request, whatever its host
 )
 
 // A Mode is a way to answer a blocked DNS question.
@@ -93,7 +96,8 @@ type Answer struct {
 // A Rule is one statement of a list. Name rules have a canonical Name (see
 // CanonicalName); prefix rules have a Prefix. A name rule with a Path matches
 // only plain HTTP requests to such a host whose path the pattern matches (see
-// CanonicalPath), and says nothing about DNS questions.
+// CanonicalPath), and says nothing about DNS questions. A signature has its
+// pattern in Path, and the name of a field in Name.
 type Rule struct {
 	Kind   Kind
 	Action Action
@@ -112,7 +116,7 @@ type Rule struct {
 }
 
 // String returns the rule in the spelling of the domains dialect, with "@@"
-// before an allow rule.
+// before an allow rule, or a signature in that of its own.
 func (r Rule) String() string {
 	var b strings.Builder
 	if r.Action == Allow {
@@ -122,6 +126,13 @@ func (r Rule) String() string {
 	case Prefix:
 		b.WriteString(r.Prefix.String())
 		return b.String()
+	case Bytes:
+		b.WriteString("bytes ")
+	case Field:
+		b.WriteString("field " + r.Name + " " + r.Path)
+		return b.String()
+	case Target:
+		b.WriteString("path ")
 	case Exact:
 		b.WriteByte('=')
 	case Under:

@@ -11,8 +11,9 @@ import (
 // all of them. It is immutable and safe for concurrent use. The zero Set
 // matches nothing.
 type Set struct {
-	base *core
-	over *overlay // nil but after Edit
+	base  *core
+	over  *overlay // nil but after Edit
+	signs []*signature
 }
 
 // A core is the compiled rules of a Set.
@@ -54,6 +55,9 @@ func (s *Set) Rules() int {
 
 // count gives the number of rules of each class, and its list.
 func (s *Set) count(add func(list, rules int)) {
+	for _, sig := range s.signs {
+		add(sig.list, 1)
+	}
 	if s.over != nil {
 		s.over.core.count(s.over.core.classCounts(), add)
 		s.base.count(s.over.counts, add)

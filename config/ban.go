@@ -19,7 +19,7 @@ const banFile = "ban.yml"
 
 // dialects are the words for the formats of lists. What they mean is package
 // parse, which stands on the same floor and so is not imported.
-var dialects = []string{"domains", "hosts", "abp", "dnsmasq", "rpz", "prefixes", "urls"}
+var dialects = []string{"domains", "hosts", "abp", "dnsmasq", "rpz", "prefixes", "urls", "signatures"}
 
 var (
 	banIDForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)

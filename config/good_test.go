@@ -70,7 +70,8 @@ func withoutBans() Config {
 			AllowNetworks: prefixes(),
 			SNI:           SNI{SNIBlock, SNIBlock, SNIBlock, SNIBlock, SNIBlock, SNIBlock},
 		},
-		Allow: []blocklists.Rule{}, Protected: []blocklists.Rule{},
+		Transparent: Transparent{Listen: addrs(), Unknown: UnknownBlock, Unseen: UnseenResolve},
+		Allow:       []blocklists.Rule{}, Protected: []blocklists.Rule{},
 		Groups: []Group{}, Exemptions: []Exemption{},
 		Admin: Admin{netip.MustParseAddrPort("127.0.0.1:8053")},
 		Log:   Log{"text", "info"},
@@ -168,6 +169,10 @@ func TestFull(t *testing.T) {
 			HTTPPorts:     []uint16{80, 8080},
 			AllowNetworks: prefixes("10.20.0.0/16", "2001:db8:20::/48", "192.0.2.10/32"),
 			SNI:           SNI{Missing: SNIBlock, Mismatch: SNIBlock, ECH: SNIBlock, NotTLS: SNIReport, Malformed: SNIBlock, Timeout: SNIBlock},
+		},
+		Transparent: Transparent{
+			Listen:  addrs("10.8.0.1:3129", "[2001:db8:8::1]:3129"),
+			Unknown: UnknownReport, Unseen: UnseenResolve,
 		},
 		Bans: []blocklists.Ban{def.Bans[0], def.Bans[1], tiktok, def.Bans[3], {
 			ID:           "example",

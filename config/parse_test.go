@@ -90,6 +90,7 @@ func TestSpellings(t *testing.T) {
 		t.Errorf("blocked: %+v", a)
 	}
 	equal(t, "networks", c.Proxy.AllowNetworks, prefixes("10.8.0.7/32", "::1/128", "10.0.0.0/8", "2001:db8::/32"))
+	equal(t, "transparent", c.Transparent, Transparent{addrs("0.0.0.0:3129", "[::]:3129"), UnknownAllow, UnseenBlock})
 	var rules []string
 	for _, r := range c.Allow {
 		rules = append(rules, r.String())

@@ -112,9 +112,9 @@ func (e *Explainer) Explain(ctx context.Context, s string, device netip.Addr, no
 		x.Kind, x.Canonical = "name", t.name
 		onDNS = snap.Name(sub, t.name, now)
 		onProxy = onDNS
-		if t.path != "" {
-			onProxy = snap.URL(sub, t.name, t.path, now)
-		}
+	}
+	if t.path != "" {
+		onProxy = snap.Fields(sub, blocklists.Host{Name: t.name, Addr: t.addr}, t.path, nil, now)
 	}
 	if t.url != nil {
 		x.Kind = "url"

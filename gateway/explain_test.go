@@ -118,3 +118,19 @@ func TestListenError(t *testing.T) {
 		}
 	}
 }
+
+// The path of a URL is judged by the signatures of paths too, at a name or an
+// address alike.
+func TestExplainSignature(t *testing.T) {
+	e := explainer(t, listeners)
+	e.Resolve = false
+	for _, target := range []string{"http://innocent.example/mmtls/2a9b1264", "http://192.0.2.1/mmtls/2a9b1264"} {
+		x, err := e.Explain(t.Context(), target, netip.Addr{}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !x.Blocked || x.DNS.Action != "allow" || x.Proxy.Action != "block" || x.Proxy.Ban != "wechat" || x.Proxy.Rule != "path ^/mmtls/[0-9a-f]{8}$" || x.Proxy.Source != "embedded:wechat/signatures.txt" {
+			t.Errorf("%s: %+v", target, x)
+		}
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -152,23 +153,33 @@ func (g *Gateway) bind() error {
 			return listenError("admin.listen", err)
 		}
 	}
-	if len(g.cfg.Proxy.Listen) > 0 {
+	if len(g.cfg.Proxy.Listen)+len(g.cfg.Transparent.Listen) > 0 {
 		p, clients := g.cfg.Proxy, clientLimit(openFiles())
 		g.proxy, err = proxy.Listen(proxy.Options{
 			Listen: p.Listen, Policy: &g.store, Resolver: &g.resolver, Audit: sink, Log: g.log,
 			ConnectPorts: p.ConnectPorts, HTTPPorts: p.HTTPPorts, AllowNetworks: p.AllowNetworks,
 			Self: g.ownAddrs(), MaxConns: clients, MaxTunnels: clients, Drain: drain,
+			Transparent: g.cfg.Transparent.Listen, TransparentRules: transparentRules(g.cfg),
 		})
 		if err != nil {
-			return listenError("proxy.listen", err)
+			key := "proxy.listen"
+			if errors.Is(err, proxy.ErrTransparent) {
+				key = "transparent.listen"
+			}
+			return listenError(key, err)
 		}
 	}
 	return nil
 }
 
+// transparentRules translates what happens to unusual transparent connections.
+func transparentRules(cfg *config.Config) proxy.Transparent {
+	return proxy.Transparent{Unknown: proxy.Choice(cfg.Transparent.Unknown), Unseen: proxy.Choice(cfg.Transparent.Unseen)}
+}
+
 // ownAddrs are the gateway's own listeners, which the proxy must not reach.
 func (g *Gateway) ownAddrs() []netip.AddrPort {
-	addrs := append([]netip.AddrPort(nil), g.cfg.Proxy.Listen...)
+	addrs := slices.Concat(g.cfg.Proxy.Listen, g.cfg.Transparent.Listen)
 	if g.dns != nil {
 		addrs = append(addrs, g.dns.Addrs()...)
 	}
@@ -192,6 +203,14 @@ func (g *Gateway) ProxyAddrs() []netip.AddrPort {
 		return nil
 	}
 	return g.proxy.Addrs()
+}
+
+// TransparentAddrs returns where the packet filter brings connections to.
+func (g *Gateway) TransparentAddrs() []netip.AddrPort {
+	if g.proxy == nil {
+		return nil
+	}
+	return g.proxy.TransparentAddrs()
 }
 
 // AdminAddr returns where the admin listener is, invalid for none.
@@ -257,7 +276,7 @@ func (g *Gateway) announce() {
 	for _, b := range st.cfg.Bans {
 		bans = append(bans, b.ID)
 	}
-	g.log.Info("ready", "version", g.opts.Version, "dns", g.DNSAddrs(), "proxy", g.ProxyAddrs(),
+	g.log.Info("ready", "version", g.opts.Version, "dns", g.DNSAddrs(), "proxy", g.ProxyAddrs(), "transparent", g.TransparentAddrs(),
 		"admin", g.AdminAddr(), "generation", st.generation, "bans", bans, "rules", g.store.Load().Rules())
 }
 

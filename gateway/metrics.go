@@ -97,6 +97,9 @@ func (c collector) planes(e emitter) {
 	}
 	if c.g.proxy != nil {
 		proxyMetrics(e, c.g.proxy.Stats())
+		if len(c.g.TransparentAddrs()) > 0 {
+			transparentMetrics(e, c.g.proxy.TransparentStats())
+		}
 	}
 	resolverMetrics(e, c.g.resolver.p.Load().Stats())
 }
@@ -155,6 +158,15 @@ func proxyMetrics(e emitter, st proxy.Stats) {
 	}
 	e.counters("weir_proxy_tunnel_bytes_total", "Bytes through tunnels, by direction.", "direction",
 		series{"to_origin", st.BytesToOrigin}, series{"from_origin", st.BytesFromOrigin})
+}
+
+func transparentMetrics(e emitter, st proxy.TransparentStats) {
+	e.counters("weir_transparent_connections_total", "Connections that the packet filter brought, by what they began with.", "protocol",
+		series{"tls", st.TLS}, series{"http", st.HTTP}, series{"unknown", st.Unknown})
+	e.counters("weir_transparent_refused_total", "Connections to a transparent listener that nothing was done for, by reason.", "reason",
+		series{"ended", st.Abandoned}, series{"direct", st.Direct}, series{"limit", st.RefusedPeeks})
+	e.counter("weir_transparent_unseen_total", "Exchanges with a name at an address that the gateway never gave for it.", float64(st.Unseen))
+	e.gauge("weir_transparent_peeking", "Connections of which it is not known yet what they are.", float64(st.Peeking))
 }
 
 func resolverMetrics(e emitter, st resolver.Stats) {

@@ -133,6 +133,7 @@ func (g *Gateway) tryReload(began time.Time) error {
 	g.watched.watch(file, set.read)
 	if g.proxy != nil {
 		g.proxy.SetRules(cfg.Proxy.ConnectPorts, cfg.Proxy.HTTPPorts, cfg.Proxy.AllowNetworks)
+		g.proxy.SetTransparent(transparentRules(cfg))
 		g.proxy.Recheck()
 	}
 	settleMemory(set)
@@ -155,6 +156,7 @@ func sameListeners(old, next *config.Config) error {
 	}
 	check("dns.listen", slices.Equal(old.DNS.Listen, next.DNS.Listen))
 	check("proxy.listen", slices.Equal(old.Proxy.Listen, next.Proxy.Listen))
+	check("transparent.listen", slices.Equal(old.Transparent.Listen, next.Transparent.Listen))
 	check("admin.listen", old.Admin.Listen == next.Admin.Listen)
 	check("audit.file", old.Audit.File == next.Audit.File)
 	check("log", old.Log == next.Log)

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -92,19 +93,39 @@ func (c *compiler) banBlocks(ms []blocklists.Match, ban int) bool {
 	return false
 }
 
-// matches returns what the set says about a target of a vector.
+// matches returns what the set says about a target of a vector: what an
+// explanation can be about, or the beginning of a connection (bytes:16f104) or
+// a field of a request (field:NAME=VALUE).
 func matches(set *blocklists.Set, target string) ([]blocklists.Match, error) {
+	if digits, ok := strings.CutPrefix(target, "bytes:"); ok {
+		b, err := hex.DecodeString(digits)
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w", target, err)
+		}
+		ms, _ := set.AppendFlow(nil, b)
+		return ms, nil
+	}
+	if field, ok := strings.CutPrefix(target, "field:"); ok {
+		name, value, _ := strings.Cut(field, "=")
+		return set.AppendFields(nil, "/", func(yield func(string, string) bool) { yield(name, value) }), nil
+	}
 	t, err := parseTarget(target)
 	if err != nil {
 		return nil, err
 	}
+	var ms []blocklists.Match
 	switch {
 	case t.addr.IsValid():
-		return set.AppendAddr(nil, t.addr), nil
+		ms = set.AppendAddr(nil, t.addr)
 	case t.path != "":
-		return set.AppendURL(nil, t.name, t.path), nil
+		ms = set.AppendURL(nil, t.name, t.path)
+	default:
+		ms = set.AppendName(nil, t.name)
 	}
-	return set.AppendName(nil, t.name), nil
+	if t.path != "" {
+		ms = append(ms, set.AppendFields(nil, t.path, nil)...)
+	}
+	return ms, nil
 }
 
 // A target is what a vector or an explanation is about.

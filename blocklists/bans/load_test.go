@@ -1,6 +1,7 @@
 package bans_test
 
 import (
+	"encoding/hex"
 	"io/fs"
 	"slices"
 	"strings"
@@ -84,6 +85,18 @@ func snapshot(t *testing.T, bs []blocklists.Ban, tiers ...blocklists.Tier) *poli
 // judge judges the target of a vector.
 func judge(t *testing.T, s *policy.Snapshot, target string) policy.Verdict {
 	t.Helper()
+	if digits, ok := strings.CutPrefix(target, "bytes:"); ok {
+		b, err := hex.DecodeString(digits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.FlowEnd(policy.Subject{}, b, now)
+	}
+	if field, ok := strings.CutPrefix(target, "field:"); ok {
+		name, value, _ := strings.Cut(field, "=")
+		return s.Fields(policy.Subject{}, blocklists.Host{Name: "innocent.example"}, "/",
+			func(yield func(string, string) bool) { yield(name, value) }, now)
+	}
 	host, path, isURL := strings.Cut(strings.TrimPrefix(target, "http://"), "/")
 	if isURL {
 		host = strings.TrimSuffix(host, ":80")
@@ -93,10 +106,10 @@ func judge(t *testing.T, s *policy.Snapshot, target string) policy.Verdict {
 		t.Fatalf("%s: %v", target, err)
 	}
 	switch {
+	case isURL:
+		return s.Fields(policy.Subject{}, h, blocklists.CanonicalPath("/"+path), nil, now)
 	case h.Addr.IsValid():
 		return s.Addr(policy.Subject{}, h.Addr, now)
-	case isURL:
-		return s.URL(policy.Subject{}, h.Name, blocklists.CanonicalPath("/"+path), now)
 	}
 	return s.Name(policy.Subject{}, h.Name, now)
 }

@@ -39,6 +39,7 @@ type slowRule struct {
 	name  string
 	addr  netip.Prefix
 	path  *regexp.Regexp
+	sig   func(slowTarget) bool // of a signature
 }
 
 // A slowBan is what the slow reader takes from ban.yml.
@@ -104,12 +105,36 @@ func readRules(t *testing.T, file, format string) []slowRule {
 				t.Fatalf("%s:%d: %q has no path or the other dialect's form", file, r.line, r.text)
 			}
 			r.form, r.name, r.path = 's', host, slowPattern("/"+tail)
+		case "signatures":
+			r.form, r.sig = '~', slowSignature(t, r.text)
 		default:
 			t.Fatalf("%s: format %q is not read here", file, format)
 		}
 		rules = append(rules, r)
 	}
 	return rules
+}
+
+// slowSignature turns a signature into a question, by regular expressions over
+// hexadecimal text and over lines.
+func slowSignature(t *testing.T, s string) func(slowTarget) bool {
+	t.Helper()
+	kind, rest, _ := strings.Cut(s, " ")
+	if kind == "bytes" {
+		re := regexp.MustCompile("^" + strings.ReplaceAll(rest, " ", ""))
+		return func(t slowTarget) bool { return t.bytes != "" && re.MatchString(t.bytes) }
+	}
+	if kind == "path" {
+		re := regexp.MustCompile(rest)
+		return func(t slowTarget) bool { p, _, _ := strings.Cut(t.path, "?"); return p != "" && re.MatchString(p) }
+	}
+	f := strings.Fields(rest)
+	forms := map[string]string{"=": "^%s$", "~": "%s", "^": "^%s"}
+	if kind != "field" || len(f) != 3 || forms[f[1]] == "" {
+		t.Fatalf("%q is no signature", s)
+	}
+	re := regexp.MustCompile("(?i)" + strings.ReplaceAll(forms[f[1]], "%s", regexp.QuoteMeta(f[2])))
+	return func(t slowTarget) bool { return strings.EqualFold(t.field, f[0]) && re.MatchString(t.value) }
 }
 
 func slowName(s string) (byte, string) {
@@ -135,10 +160,20 @@ type slowTarget struct {
 	name string
 	addr netip.Addr
 	path string
+
+	bytes        string // in hexadecimal
+	field, value string
 }
 
 func slowParse(t *testing.T, s string) slowTarget {
 	t.Helper()
+	if b, ok := strings.CutPrefix(s, "bytes:"); ok {
+		return slowTarget{bytes: strings.ToLower(b)}
+	}
+	if f, ok := strings.CutPrefix(s, "field:"); ok {
+		name, value, _ := strings.Cut(f, "=")
+		return slowTarget{field: name, value: value}
+	}
 	if a, err := netip.ParseAddr(s); err == nil {
 		return slowTarget{addr: a.Unmap()}
 	}
@@ -161,6 +196,9 @@ func slowParse(t *testing.T, s string) slowTarget {
 
 // matches reports whether the rule speaks about the target.
 func (r *slowRule) matches(t slowTarget) bool {
+	if r.sig != nil {
+		return r.sig(t)
+	}
 	if r.form == 'p' {
 		return t.addr.IsValid() && r.addr.Contains(t.addr)
 	}

@@ -92,6 +92,8 @@ func vote(s string) (Format, bool) {
 		return ABP, true
 	case s[0] == '#':
 		return "", true
+	case rest != "" && (first == "bytes" || first == "field" || first == "path"):
+		return Signatures, true
 	case option != s && (option == "address" || option == "server" || option == "local"):
 		return Dnsmasq, true
 	case isZoneLine(s):

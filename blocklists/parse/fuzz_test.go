@@ -49,6 +49,12 @@ func checkRule(t *testing.T, r blocklists.Rule) {
 	if r.Line < 1 {
 		t.Errorf("rule %v without a line", r)
 	}
+	if r.Kind.IsSignature() {
+		if err := blocklists.CheckSignature(r); err != nil || r.Prefix.IsValid() {
+			t.Errorf("signature %+v: %v", r, err)
+		}
+		return
+	}
 	if r.Kind == blocklists.Prefix {
 		if !r.Prefix.IsValid() || r.Prefix != r.Prefix.Masked() || isSpecial(r.Prefix) || r.Name != "" || r.Path != "" {
 			t.Errorf("prefix rule %+v", r)

@@ -292,7 +292,7 @@ func TestReportJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `{"format":"domains","gzip":true,"bytes":45,"lines":5,"blank":1,"comments":1,"rule_lines":2,"skipped_lines":1,"noted":1,` +
-		`"rules":2,"block":1,"allow":1,"kinds":{"suffix":2,"exact":0,"under":0,"prefix":0,"url":0},"skips":{"address":1},` +
+		`"rules":2,"block":1,"allow":1,"kinds":{"suffix":2,"exact":0,"under":0,"prefix":0,"url":0,"signature":0},"skips":{"address":1},` +
 		`"examples":[{"line":5,"column":1,"reason":"address","text":"192.0.2.1"}]}`
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)

@@ -1,9 +1,9 @@
-// Package parse reads list files: bytes in one of seven dialects become
+// Package parse reads list files: bytes in one of eight dialects become
 // blocklists.Rule values, one line after the other.
 //
 // Each dialect keeps its own published meaning; it is described, with its
 // source, at the file that reads it (domains.go, hosts.go, abp.go, dnsmasq.go,
-// rpz.go, prefixes.go, urls.go). What a rule model of names, address prefixes
+// rpz.go, prefixes.go, urls.go, signatures.go). What a rule model of names, address prefixes
 // and plain HTTP paths cannot say exactly is skipped, counted under a reason
 // and never half-applied. In every dialect a single label (com, localhost) is
 // refused, because it would take a whole top-level domain, and so are prefixes
@@ -41,9 +41,11 @@ const (
 	RPZ      Format = "rpz"
 	Prefixes Format = "prefixes"
 	URLs     Format = "urls"
+
+	Signatures Format = "signatures"
 )
 
-var formats = []Format{Domains, Hosts, ABP, Dnsmasq, RPZ, Prefixes, URLs}
+var formats = []Format{Domains, Hosts, ABP, Dnsmasq, RPZ, Prefixes, URLs, Signatures}
 
 // Formats returns all dialects.
 func Formats() []Format { return slices.Clone(formats) }

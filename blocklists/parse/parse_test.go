@@ -92,7 +92,7 @@ func checkReport(t testing.TB, r Report) {
 		t.Errorf("lines do not add up: %d blank, %d comments, %d with rules, %d skipped are %d of %d",
 			r.Blank, r.Comments, r.RuleLines, r.SkippedLines, got, r.Lines)
 	}
-	if k := r.Kinds; k.Suffix+k.Exact+k.Under+k.Prefix+k.URL != r.Rules || r.Block+r.Allow != r.Rules {
+	if k := r.Kinds; k.Suffix+k.Exact+k.Under+k.Prefix+k.URL+k.Signature != r.Rules || r.Block+r.Allow != r.Rules {
 		t.Errorf("rules do not add up: %+v", r)
 	}
 	if r.Rules < r.RuleLines || r.Skipped() < r.SkippedLines {
@@ -121,7 +121,7 @@ func TestFormats(t *testing.T) {
 			t.Errorf("no dialect for %s", f)
 		}
 	}
-	const want = `unknown list format "Domains": it must be one of domains, hosts, abp, dnsmasq, rpz, prefixes, urls`
+	const want = `unknown list format "Domains": it must be one of domains, hosts, abp, dnsmasq, rpz, prefixes, urls, signatures`
 	if _, err := ParseFormat("Domains"); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}

@@ -35,6 +35,8 @@ var dialects = map[Format]*dialect{
 	RPZ:      {comment: zoneComment, parse: parseZone, keeps: true, finish: finishZone},
 	Prefixes: {comment: blankHash, parse: parsePrefixes, keeps: true},
 	URLs:     {comment: blankHash, parse: parseURLs},
+
+	Signatures: {comment: blankHash, parse: parseSignatures},
 }
 
 // A parser reads one list. It owns the line it is at. Skips are copies; the
@@ -199,6 +201,8 @@ func (p *parser) rule(r blocklists.Rule) {
 		n.Block++
 	}
 	switch {
+	case r.Kind.IsSignature():
+		n.Kinds.Signature++
 	case r.Path != "":
 		n.Kinds.URL++
 	case r.Kind == blocklists.Suffix:

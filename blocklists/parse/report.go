@@ -46,6 +46,8 @@ type Kinds struct {
 	Under  int `json:"under"`
 	Prefix int `json:"prefix"`
 	URL    int `json:"url"`
+
+	Signature int `json:"signature"`
 }
 
 // Skipped returns how many skips there were in all.

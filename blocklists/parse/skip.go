@@ -22,7 +22,7 @@ const (
 	SkipWildcard    Skip = "wildcard"      // a wildcard that no rule can say
 	SkipName        Skip = "invalid-name"  // not a host name: see SkipError.Err
 	SkipSingleLabel Skip = "single-label"  // would take a whole top-level domain
-	SkipEverything  Skip = "everything"    // would take all names
+	SkipEverything  Skip = "everything"    // would take all names, or all of what everybody speaks
 	SkipSpecial     Skip = "special"       // private, special or far too wide address space
 	SkipInclude     Skip = "include"       // another file, which is not read
 )
@@ -37,7 +37,7 @@ const (
 	SkipModifier    Skip = "modifier"     // abp: $ with what a name or address rule cannot honour
 	SkipRegex       Skip = "regex"        // abp: /regular expression/
 	SkipCosmetic    Skip = "cosmetic"     // abp: rules about elements of pages
-	SkipPattern     Skip = "url-pattern"  // abp, urls: a URL pattern that no rule can say
+	SkipPattern     Skip = "url-pattern"  // abp, urls, signatures: a pattern that no rule can say
 	SkipConditional Skip = "conditional"  // abp: between !#if and !#endif
 	SkipRouting     Skip = "routing"      // dnsmasq: where to forward, not what to block
 	SkipDirective   Skip = "directive"    // dnsmasq, rpz: another setting

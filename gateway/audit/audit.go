@@ -25,8 +25,10 @@ import (
 // renamed or removed.
 type Record struct {
 	Time       time.Time  `json:"time"`
-	Plane      string     `json:"plane"`     // dns or proxy
-	Transport  string     `json:"transport"` // udp, tcp; http, connect
+	Plane      string     `json:"plane"`              // dns or proxy
+	Transport  string     `json:"transport"`          // udp, tcp; http, connect; tproxy, redirect: how a transparent connection came
+	Protocol   string     `json:"protocol,omitempty"` // of a transparent connection: tls, http, unknown
+	Address    netip.Addr `json:"address,omitzero"`   // where the device had sent a transparent connection
 	Device     netip.Addr `json:"device"`
 	Group      string     `json:"group,omitempty"`
 	Name       string     `json:"name"`           // the question's name or the host asked for

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net"
 	"net/http"
-	"strconv"
 	"time"
 )
 
@@ -83,8 +82,8 @@ func hijack(w http.ResponseWriter, g *gate) (early []byte, err error) {
 	return append(early, g.release()...), g.TCPConn.SetDeadline(time.Time{})
 }
 
-// An opening is what a tunnel begins with: the response to the client, and the
-// bytes that came after a head on either connection.
+// An opening is what a tunnel begins with: the response to the client, of which
+// a transparent tunnel has none, and the bytes that came after a head on either connection.
 type opening struct {
 	status                       int
 	head, fromClient, fromOrigin []byte
@@ -107,9 +106,7 @@ func (s *Server) runTunnel(f *flow, g *gate, origin *net.TCPConn, begin opening)
 		return
 	}
 	if s.audited {
-		opened := x.record(nil, strconv.Itoa(begin.status))
-		opened.Event = "open"
-		s.opts.Audit.Put(opened)
+		s.opts.Audit.Put(x.openRecord(begin.status))
 	}
 	s.stats.tunnelsOpened.Add(1)
 	why := t.run(f, begin.fromClient, begin.fromOrigin)

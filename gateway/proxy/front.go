@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/weir-gateway/weir/blocklists"
+	"github.com/weir-gateway/weir/gateway/hello"
 )
 
 // A request is a request head as the front understood it. Everything behind
@@ -22,6 +23,13 @@ type request struct {
 	upgrade bool      // asks for WebSocket
 	length  int64     // of the content; -1 for chunked
 	via     []string
+
+	// Of transparent connections; nil and zero for others.
+	diverted *diverted
+	protocol protocol
+	sent     string       // the Host field, in its canonical form
+	hello    *hello.Hello // of protocolTLS
+	first    []byte       // of protocolUnknown
 }
 
 func (q *request) connect() bool { return q.method == http.MethodConnect }
@@ -33,6 +41,9 @@ func (q *request) hostPort() string {
 
 // authority returns what the origin is sent as Host.
 func (q *request) authority() string {
+	if q.sent != "" {
+		return q.sent
+	}
 	if q.connect() || q.port != 80 {
 		return q.hostPort()
 	}
@@ -95,7 +106,11 @@ func findHead(b []byte, scan, limit int) (end, scanned int, bad *refusal) {
 
 // parseHead reads a request head with its empty line. It is strict where
 // leniency would let two readers understand two requests.
-func parseHead(raw []byte) (*request, *refusal) {
+func parseHead(raw []byte) (*request, *refusal) { return parseHeadFor(raw, nil) }
+
+// parseHeadFor is parseHead for a connection that was going to somebody else,
+// unless diverted is nil.
+func parseHeadFor(raw []byte, d *diverted) (*request, *refusal) {
 	line, rest, ok := bytes.Cut(raw, []byte("\r\n"))
 	if !ok {
 		return nil, refuse("request head has no end")
@@ -105,13 +120,17 @@ func parseHead(raw []byte) (*request, *refusal) {
 		return nil, bad
 	}
 	f, bad := parseFields(string(rest))
-	if bad == nil {
+	switch {
+	case bad != nil:
+	case d != nil:
+		bad = q.setDiverted(target, f.host, d)
+	default:
 		bad = q.setTarget(target)
 	}
 	if bad == nil {
 		bad = q.setFraming(f)
 	}
-	if bad == nil {
+	if bad == nil && d == nil {
 		bad = q.checkHost(f.host, target)
 	}
 	if bad != nil {
@@ -360,6 +379,17 @@ func (f *fields) of(name string) *[]string {
 		}
 	}
 	return nil
+}
+
+// eachField gives the fields that were kept, in order.
+func (q *request) eachField(yield func(name, value string) bool) {
+	for _, lines := range q.fields {
+		for line := range strings.SplitSeq(lines, "\r\n") {
+			if name, value, ok := strings.Cut(line, ":"); ok && !yield(name, strings.Trim(value, " \t")) {
+				return
+			}
+		}
+	}
 }
 
 // hasToken reports whether a comma-separated list in the values has the token.

@@ -26,6 +26,9 @@ type gate struct {
 	server *Server
 	device netip.Addr
 	admit  *admission
+	// diverted is where a transparent connection was going; nil for one to the
+	// proxy.
+	diverted *diverted
 
 	buf    []byte // buf[r:w] was received and not yet passed on
 	r, w   int
@@ -215,7 +218,7 @@ func (g *gate) findHead() (int, *refusal) {
 }
 
 func (g *gate) acceptHead(raw []byte) {
-	q, bad := parseHead(raw)
+	q, bad := parseHeadFor(raw, g.diverted)
 	if bad != nil {
 		g.refuse(bad)
 		return

@@ -38,6 +38,28 @@ func (r *recorder) all() []audit.Record {
 	return append([]audit.Record(nil), r.records...)
 }
 
+// clear forgets the records.
+func (r *recorder) clear() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.records = nil
+}
+
+// begun returns the first record from that one on that is no end of a tunnel,
+// which may come late.
+func (r *recorder) begun(tb testing.TB, from int) (rec audit.Record) {
+	tb.Helper()
+	eventually(tb, "record", func() bool {
+		for _, rec = range r.all()[from:] {
+			if rec.Event != "close" {
+				return true
+			}
+		}
+		return false
+	})
+	return rec
+}
+
 // names is a resolver of a fixed answer for each name; "*" is every other one.
 type names struct {
 	mu      sync.Mutex
@@ -100,8 +122,23 @@ var testBan = blocklists.Ban{
 var anyHello = policy.HelloPolicy{Missing: policy.Allow, Mismatch: policy.Allow, ECH: policy.Allow,
 	NotTLS: policy.Allow, Malformed: policy.Allow, Timeout: policy.Allow}
 
-// snapshot returns a policy whose one ban has the rules: names, prefixes, or
-// name/path.
+// signature returns the rule of a line of the signatures dialect.
+func signature(kind, pattern string, line int) blocklists.Rule {
+	r := blocklists.Rule{Action: blocklists.Block, Path: pattern, Line: line}
+	switch kind {
+	case "bytes":
+		r.Kind = blocklists.Bytes
+	case "path":
+		r.Kind = blocklists.Target
+	default:
+		r.Kind = blocklists.Field
+		r.Name, r.Path, _ = strings.Cut(pattern, " ")
+	}
+	return r
+}
+
+// snapshot returns a policy whose one ban has the rules: names, prefixes,
+// name/path, or signatures.
 func snapshot(tb testing.TB, generation uint64, rules ...string) *policy.Snapshot {
 	tb.Helper()
 	return snapshotHello(tb, generation, anyHello, rules...)
@@ -112,7 +149,9 @@ func snapshotHello(tb testing.TB, generation uint64, hello policy.HelloPolicy, r
 	var b blocklists.Builder
 	for i, s := range rules {
 		r := blocklists.Rule{Kind: blocklists.Suffix, Action: blocklists.Block, Name: s, Line: i + 1}
-		if p, err := netip.ParsePrefix(s); err == nil {
+		if kind, pattern, ok := strings.Cut(s, " "); ok {
+			r = signature(kind, pattern, i+1)
+		} else if p, err := netip.ParsePrefix(s); err == nil {
 			r.Kind, r.Name, r.Prefix = blocklists.Prefix, "", p
 		} else if name, path, ok := strings.Cut(s, "/"); ok {
 			r.Name, r.Path = name, "/"+path

@@ -29,6 +29,7 @@ type exchange struct {
 
 	verdict policy.Verdict
 	via     string // the link that decided, empty for the request's own host
+	noted   string // why it is only reported, where no verdict says so
 }
 
 // A target is where an exchange may go: addresses that were all judged.
@@ -54,16 +55,18 @@ func newPseudonym() string {
 	return "weir-" + hex.EncodeToString(b[:])
 }
 
-// judgeHost judges what the request itself says: a host name, with the path
-// for plain HTTP, or an address.
+// judgeHost judges what the request itself says: a host name or an address,
+// with the path and the fields for plain HTTP.
 func judgeHost(snap *policy.Snapshot, sub policy.Subject, q *request, now time.Time) policy.Verdict {
 	switch {
+	case q.protocol == protocolTLS, q.protocol == protocolUnknown:
+		return judgeDiverted(snap, sub, q, now)
+	case !q.connect():
+		return snap.Fields(sub, q.host, blocklists.CanonicalPath(q.path), q.eachField, now)
 	case q.host.Addr.IsValid():
 		return snap.Addr(sub, q.host.Addr, now)
-	case q.connect():
-		return snap.Name(sub, q.host.Name, now)
 	}
-	return snap.URL(sub, q.host.Name, blocklists.CanonicalPath(q.path), now)
+	return snap.Name(sub, q.host.Name, now)
 }
 
 // judge puts the request and everything it leads to to one snapshot. As on the
@@ -77,6 +80,9 @@ func judge(snap *policy.Snapshot, sub policy.Subject, q *request, t target, now 
 	links := slices.Clone(t.links)
 	for _, a := range t.addrs {
 		links = append(links, addrLink(a))
+	}
+	if d := q.diverted; d != nil && !slices.Contains(t.addrs, d.dst.Addr()) {
+		links = append(links, addrLink(d.dst.Addr())) // it counts wherever the exchange is sent
 	}
 	if !v.Allowed() || len(links) == 0 {
 		return v, via
@@ -113,6 +119,9 @@ func (x *exchange) screen() *denial {
 	s, q := x.server, x.request
 	if d := x.judge(); d != nil {
 		return d
+	}
+	if q.diverted != nil {
+		return nil // the packet filter says which ports come here
 	}
 	rules := s.rules.Load()
 	ports := rules.httpPorts
@@ -161,9 +170,17 @@ func (x *exchange) known() bool {
 
 // resolve finds the addresses. Links are judged also where there is none.
 func (x *exchange) resolve(ctx context.Context) *denial {
-	if x.known() {
+	switch {
+	case x.request.diverted != nil:
+		return x.locate(ctx)
+	case x.known():
 		return nil
 	}
+	return x.lookup(ctx)
+}
+
+// lookup asks for the addresses of the name.
+func (x *exchange) lookup(ctx context.Context) *denial {
 	q := x.request
 	ctx, cancel := context.WithTimeout(ctx, x.server.opts.ResolveTimeout)
 	defer cancel()
@@ -263,11 +280,17 @@ func (x *exchange) record(d *denial, result string) audit.Record {
 		Time: x.start, Plane: "proxy", Transport: "http", Device: x.sub.Addr,
 		Name: q.host.String(), Port: q.port, Via: x.via, Result: result,
 	}
-	if q.connect() {
+	switch {
+	case q.diverted != nil:
+		r.Transport, r.Protocol, r.Address = q.diverted.how, protocolNames[q.protocol], q.diverted.dst.Addr()
+	case q.connect():
 		r.Transport = "connect"
 	}
 	r.SetVerdict(&x.verdict)
-	if x.verdict.Blocked() && x.verdict.Rule.Path != "" {
+	if x.noted != "" && d == nil && x.verdict.Action == policy.Allow {
+		r.Action, r.Reason = policy.Report.String(), x.noted
+	}
+	if x.verdict.Blocked() && x.verdict.Rule.Path != "" && !q.connect() {
 		r.Path = q.path
 	}
 	if d != nil && d.reason != "" {
@@ -312,6 +335,16 @@ func (x *exchange) denied(d *denial) {
 	if x.server.audited {
 		x.server.opts.Audit.Put(x.record(d, strconv.Itoa(d.status)))
 	}
+}
+
+// openRecord returns the record of a tunnel's beginning. A status of 0 is that
+// of a tunnel whose client was told nothing.
+func (x *exchange) openRecord(status int) audit.Record {
+	r := x.record(nil, strconv.Itoa(status))
+	if r.Event = "open"; status == 0 {
+		r.Result = ""
+	}
+	return r
 }
 
 // closeRecord returns the record of a tunnel's end.

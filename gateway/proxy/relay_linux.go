@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -258,9 +257,7 @@ func (r *relay) open(status int) {
 	r.state, r.opened = relayOpen, time.Now()
 	s.stats.tunnelsOpened.Add(1)
 	if s.audited {
-		rec := r.x.record(nil, strconv.Itoa(status))
-		rec.Event = "open"
-		s.opts.Audit.Put(rec)
+		s.opts.Audit.Put(r.x.openRecord(status))
 	}
 }
 

@@ -1,5 +1,7 @@
-// Package proxy is the explicit HTTP proxy: plain HTTP is forwarded through
-// goproxy, CONNECT and WebSocket become tunnels of our own.
+// Package proxy is the HTTP proxy: plain HTTP is forwarded through goproxy,
+// CONNECT and WebSocket become tunnels of our own. Clients that know nothing of
+// a proxy have their connections brought to its transparent listeners by a
+// packet filter.
 //
 // A request is understood once, strictly, before anything else looks at it
 // (front.go); its host is the canonical host that the DNS plane judges too. It
@@ -49,11 +51,18 @@ type Options struct {
 	AllowNetworks []netip.Prefix   // private and special networks that may be reached; none by default
 	Self          []netip.AddrPort // the gateway's other listeners: never a destination
 
+	Transparent      []netip.AddrPort // listeners that a packet filter brings connections to
+	TransparentRules Transparent      // until SetTransparent
+	RequireTProxy    bool             // not to have the privilege for TPROXY is an error
+
 	MaxConns          int           // client connections; 4096
 	MaxConnsPerClient int           // of one client address; 1024
 	MaxTunnels        int           // tunnels and upgraded connections; 4096
+	MaxPeeks          int           // transparent connections of which it is not known what they are; 1024
+	MaxPeeksPerClient int           // of one client address; 256
 	MaxHeaderBytes    int           // request line and header fields; 64 KiB
 	HeaderTimeout     time.Duration // for a whole request head; 10 s
+	PeekTimeout       time.Duration // for a transparent connection to say what it is; 5 s
 	IdleTimeout       time.Duration // between two requests of a connection; 2 min
 	StallTimeout      time.Duration // without a byte in an exchange, or for response headers; 5 min
 	TunnelIdle        time.Duration // without a byte in both directions of a tunnel; 10 min
@@ -76,6 +85,9 @@ func (o *Options) setDefaults() {
 	orDefault(&o.MaxConns, 4096)
 	orDefault(&o.MaxConnsPerClient, 1024)
 	orDefault(&o.MaxTunnels, 4096)
+	orDefault(&o.MaxPeeks, 1024)
+	orDefault(&o.MaxPeeksPerClient, 256)
+	orDefault(&o.PeekTimeout, 5*time.Second)
 	orDefault(&o.MaxHeaderBytes, 64<<10)
 	orDefault(&o.HeaderTimeout, 10*time.Second)
 	orDefault(&o.IdleTimeout, 2*time.Minute)
@@ -95,6 +107,7 @@ type Server struct {
 	admit     *admission
 	audited   bool // there is somebody to make records for
 	flows     flows
+	diverting diverting
 	engine    *engine // nil where net/http accepts
 	handed    *handed // what the engine has for net/http
 	http      *http.Server
@@ -129,6 +142,10 @@ func Listen(opts Options) (*Server, error) {
 		s.addrs = append(s.addrs, netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()))
 		s.listeners = append(s.listeners, &listener{TCPListener: l, server: s, admit: s.admit})
 	}
+	if err := s.listenTransparent(); err != nil {
+		s.closeListeners()
+		return nil, err
+	}
 	s.SetRules(opts.ConnectPorts, opts.HTTPPorts, opts.AllowNetworks)
 	s.handed = newHanded(s.addrs)
 	s.forwarder = newForwarder(s)
@@ -152,6 +169,7 @@ func (s *Server) Addrs() []netip.AddrPort { return s.addrs }
 // all requests that begin afterwards. Tunnels that are open stay.
 func (s *Server) SetRules(connectPorts, httpPorts []uint16, allow []netip.Prefix) {
 	self := append(append([]netip.AddrPort(nil), s.addrs...), s.opts.Self...)
+	self = append(self, s.TransparentAddrs()...)
 	s.rules.Store(&rules{
 		connectPorts: append([]uint16(nil), connectPorts...),
 		httpPorts:    append([]uint16(nil), httpPorts...),
@@ -182,8 +200,9 @@ const recheckEvery = 5 * time.Second
 // error only when a listener failed.
 func (s *Server) Serve(ctx context.Context) error {
 	// Room for one error of each: what cannot be said any more is not waited for.
-	failed := make(chan error, len(s.listeners)+maxEngineErrors)
+	failed := make(chan error, len(s.listeners)+1+maxEngineErrors)
 	running := s.startServing(failed)
+	s.startTransparent(running)
 	tick := time.NewTicker(recheckEvery)
 	defer tick.Stop()
 	var err error
@@ -217,7 +236,7 @@ func (s *Server) startServing(failed chan<- error) *sync.WaitGroup {
 			}
 		})
 	}
-	if !s.opts.portable && len(s.listeners) > 0 {
+	if !s.opts.portable && len(s.listeners)+len(s.diverting.listeners) > 0 {
 		e, err := startEngine(s, func(err error) {
 			select {
 			case failed <- err:
@@ -226,7 +245,9 @@ func (s *Server) startServing(failed chan<- error) *sync.WaitGroup {
 		})
 		if err == nil {
 			s.engine = e
-			s.closeListeners() // the engine has its own descriptors of them
+			for _, l := range s.listeners {
+				_ = l.Close() // the engine has its own descriptors of them
+			}
 			serve(s.handed)
 			return &running
 		}
@@ -237,6 +258,9 @@ func (s *Server) startServing(failed chan<- error) *sync.WaitGroup {
 	for _, l := range s.listeners {
 		serve(l)
 	}
+	if len(s.diverting.listeners) > 0 {
+		serve(s.handed)
+	}
 	return &running
 }
 
@@ -245,6 +269,7 @@ func (s *Server) startServing(failed chan<- error) *sync.WaitGroup {
 func (s *Server) shutdown() {
 	ctx, cancel := context.WithTimeout(context.Background(), s.opts.Drain)
 	defer cancel()
+	s.stopTransparent()
 	if s.engine != nil {
 		s.engine.drain()
 	}
@@ -260,6 +285,7 @@ func (s *Server) shutdown() {
 	s.flows.cutAll(endDrained)
 	_ = s.http.Close()
 	s.flows.wait(context.Background())
+	s.diverting.running.Wait()
 	if s.engine != nil {
 		s.engine.stop()
 	}
@@ -275,6 +301,9 @@ func (s *Server) Close() error {
 
 func (s *Server) closeListeners() {
 	for _, l := range s.listeners {
+		_ = l.Close()
+	}
+	for _, l := range s.diverting.listeners {
 		_ = l.Close()
 	}
 }
