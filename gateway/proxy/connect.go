@@ -120,7 +120,6 @@ func (s *Server) runTunnel(f *flow, g *gate, origin *net.TCPConn, begin opening)
 // begin answers the client and judges what it says then, if that is to be. It
 // reports whether there is a tunnel.
 func (t *tunnel) begin(f *flow, begin *opening) bool {
-	s := f.x.server
 	if _, err := t.client.Write(begin.head); err != nil {
 		f.x.unopened(endBroken)
 		return false
@@ -130,13 +129,13 @@ func (t *tunnel) begin(f *flow, begin *opening) bool {
 	}
 	stop := context.AfterFunc(f.ctx, t.close)
 	defer stop()
-	p := s.peek(t.client, t.origin, begin.fromClient)
+	p := f.x.peek(t.client, t.origin, begin.fromClient)
 	if why, ended := endingOf(context.Cause(f.ctx)); ended {
 		f.x.wasCut(f)
 		f.x.unopened(why)
 		return false
 	}
-	if !f.x.judgeHello(f, p.hello) {
+	if !f.x.judgeHello(f, p.hello, p.fromClient) {
 		f.x.unopened(endRefused)
 		t.reset()
 		return false

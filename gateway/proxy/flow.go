@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/weir-gateway/weir/gateway/hello"
 	"github.com/weir-gateway/weir/gateway/policy"
 )
 
@@ -55,8 +54,8 @@ type flow struct {
 	carrier atomic.Pointer[relay]
 	x       *exchange
 	tunnel  bool
-	// hello is what the client said first in the tunnel, for Recheck; nil before.
-	hello atomic.Pointer[hello.Hello]
+	// words are what the client said first in the tunnel, for Recheck; nil before.
+	words atomic.Pointer[words]
 
 	next, prev *flow // in flows, under its lock
 }
@@ -186,8 +185,8 @@ func (s *Server) Recheck() {
 	now := time.Now()
 	for _, f := range s.flows.all() {
 		v, via := judge(snap, f.x.sub, f.x.request, f.x.target, now)
-		if h := f.hello.Load(); h != nil && v.Allowed() {
-			v, via = snap.Hello(f.x.sub, f.x.request.host.Name, *h, now), helloVia(*h)
+		if w := f.words.Load(); w != nil && v.Allowed() {
+			v, via = w.judge(snap, f.x.sub, f.x.request.host.Name, now), helloVia(w.hello)
 		}
 		if v.Blocked() {
 			f.end(&cut{v, via})

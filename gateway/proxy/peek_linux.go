@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weir-gateway/weir/blocklists"
 	"github.com/weir-gateway/weir/gateway/hello"
 )
 
@@ -20,7 +21,7 @@ func (r *relay) peek() {
 		r.decide(nil)
 		return
 	}
-	if r.hello.Feed(r.early) != hello.Incomplete {
+	if k := r.hello.Feed(r.early); k != hello.Incomplete && !r.x.undecided(k, r.early) {
 		r.decide(nil)
 		return
 	}
@@ -40,7 +41,7 @@ func (r *relay) readHello() {
 		switch {
 		case n > 0:
 			r.client.readable = n == len(l.buf) || r.client.hup
-			if r.hello.Feed(l.buf[:n]) != hello.Incomplete {
+			if k := r.hello.Feed(l.buf[:n]); k != hello.Incomplete && !r.x.undecided(k, r.first(l.buf[:n])) {
 				r.decide(l.buf[:n])
 				return
 			}
@@ -59,12 +60,20 @@ func (r *relay) readHello() {
 	}
 }
 
+// first are the first bytes of what is to be passed on and of what was read last.
+func (r *relay) first(last []byte) []byte {
+	if len(r.early) == 0 {
+		return last
+	}
+	return append(r.early[:len(r.early):len(r.early)], last[:min(len(last), blocklists.MaxFlow)]...)
+}
+
 // decide judges what the client has said, and opens the tunnel with it and with
 // what was read last, or ends it.
 func (r *relay) decide(last []byte) {
 	h := r.hello.Hello()
 	r.hello = nil
-	if !r.x.judgeHello(r.flow, h) {
+	if !r.x.judgeHello(r.flow, h, r.first(last)) {
 		r.x.unopened(endRefused)
 		r.hardClose()
 		r.abort()
