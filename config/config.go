@@ -23,18 +23,21 @@ import (
 type Config struct {
 	// File is where it was read from, empty for the built-in default. Relative
 	// paths of the file are relative to its folder and absolute here.
-	File       string
-	DNS        DNS
-	Proxy      Proxy
-	Bans       []blocklists.Ban
-	Allow      []blocklists.Rule // the operator's allow rules; Line is the line in File
-	Protected  []blocklists.Rule // further protected names, beside the built-in ones
-	Groups     []Group
-	Exemptions []Exemption
-	Audit      Audit
-	Admin      Admin
-	Log        Log
-	State      string // folder for last-good lists, generations, evidence; empty: the user's cache folder
+	File        string
+	DNS         DNS
+	Proxy       Proxy
+	Transparent Transparent
+	QUIC        QUIC
+	VPN         VPN
+	Bans        []blocklists.Ban
+	Allow       []blocklists.Rule // the operator's allow rules; Line is the line in File
+	Protected   []blocklists.Rule // further protected names, beside the built-in ones
+	Groups      []Group
+	Exemptions  []Exemption
+	Audit       Audit
+	Admin       Admin
+	Log         Log
+	State       string // folder for last-good lists, generations, evidence; empty: the user's cache folder
 
 	sources map[string]place // where the file names each source of a list
 }

@@ -101,15 +101,18 @@ type run struct {
 // config decodes the whole file on top of c, but for the keys to skip.
 func (d *decoder) config(c *Config, skip func(key string) bool) {
 	fs := fields{
-		"dns":        func(v value) { v.dns(&c.DNS) },
-		"proxy":      func(v value) { v.proxy(&c.Proxy) },
-		"bans":       set(&c.Bans, listOf(value.banEntry)),
-		"allow":      set(&c.Allow, listOf(value.allowRule)),
-		"protected":  set(&c.Protected, listOf(value.allowRule)),
-		"groups":     set(&c.Groups, listOf(value.group)),
-		"exemptions": set(&c.Exemptions, listOf(value.exemption)),
-		"audit":      func(v value) { v.object(fields{"file": set(&c.Audit.File, value.filePath)}) },
-		"admin":      func(v value) { v.object(fields{"listen": set(&c.Admin.Listen, value.listenOrNone)}) },
+		"dns":         func(v value) { v.dns(&c.DNS) },
+		"proxy":       func(v value) { v.proxy(&c.Proxy) },
+		"transparent": func(v value) { v.transparent(&c.Transparent) },
+		"quic":        func(v value) { v.quic(&c.QUIC) },
+		"vpn":         func(v value) { v.vpn(&c.VPN) },
+		"bans":        set(&c.Bans, listOf(value.banEntry)),
+		"allow":       set(&c.Allow, listOf(value.allowRule)),
+		"protected":   set(&c.Protected, listOf(value.allowRule)),
+		"groups":      set(&c.Groups, listOf(value.group)),
+		"exemptions":  set(&c.Exemptions, listOf(value.exemption)),
+		"audit":       func(v value) { v.object(fields{"file": set(&c.Audit.File, value.filePath)}) },
+		"admin":       func(v value) { v.object(fields{"listen": set(&c.Admin.Listen, value.listenOrNone)}) },
 		"log": func(v value) {
 			v.object(fields{
 				"format": set(&c.Log.Format, word("text", "json")),
@@ -132,6 +135,7 @@ func (d *decoder) config(c *Config, skip func(key string) bool) {
 func (d *decoder) check(c *Config) {
 	d.checkListeners(c)
 	d.checkUpstreams(&c.DNS)
+	d.checkVPN(c)
 	d.checkBans(c)
 	d.checkRules("allow", c.Allow)
 	d.checkRules("protected", c.Protected)

@@ -58,6 +58,9 @@ func (d *decoder) checkListeners(c *Config) {
 	for i, a := range c.Proxy.Listen {
 		all = append(all, listener{a, []any{"proxy", "listen", i}})
 	}
+	for i, a := range c.Transparent.Listen {
+		all = append(all, listener{a, []any{"transparent", "listen", i}})
+	}
 	all = append(all, listener{c.Admin.Listen, []any{"admin", "listen"}})
 	byPort := make(map[uint16][]listener)
 	for _, l := range all {
