@@ -14,7 +14,8 @@ type Range struct {
 	First, Last netip.Addr
 }
 
-func rangeOf(p netip.Prefix) Range {
+// RangeOf returns the addresses of a prefix.
+func RangeOf(p netip.Prefix) Range {
 	b := p.Addr().AsSlice()
 	for i := p.Bits(); i < len(b)*8; i++ {
 		b[i/8] |= 1 << (7 - i%8)
@@ -42,7 +43,7 @@ func (s *Snapshot) Banned() [][]Range {
 		}
 	}
 	for i := range out {
-		out[i] = join(out[i])
+		out[i] = JoinRanges(out[i])
 	}
 	return out
 }
@@ -55,7 +56,7 @@ func (s *Snapshot) Spared(now time.Time) [][]Range {
 	devices := slices.Collect(keys(s.groups.AllSorted()))
 	for i, b := range s.spec.Bans {
 		if !b.InForce(now) {
-			out[i] = []Range{rangeOf(netip.PrefixFrom(netip.IPv4Unspecified(), 0)), rangeOf(netip.PrefixFrom(netip.IPv6Unspecified(), 0))}
+			out[i] = []Range{RangeOf(netip.PrefixFrom(netip.IPv4Unspecified(), 0)), RangeOf(netip.PrefixFrom(netip.IPv6Unspecified(), 0))}
 			continue
 		}
 		var w sweeper
@@ -67,10 +68,10 @@ func (s *Snapshot) Spared(now time.Time) [][]Range {
 		spared := w.end()
 		for _, e := range s.exempt[i].all {
 			if e.Group == "" && e.Device.IsValid() && e.Live(now) {
-				spared = append(spared, rangeOf(blocklists.CanonicalPrefix(e.Device)))
+				spared = append(spared, RangeOf(blocklists.CanonicalPrefix(e.Device)))
 			}
 		}
-		out[i] = join(spared)
+		out[i] = JoinRanges(spared)
 	}
 	return out
 }
@@ -122,7 +123,7 @@ type layer struct {
 // add takes the next prefix. A higher priority wins before the inner prefix
 // does; between equal prefixes no wins, as allow does in a list.
 func (w *sweeper) add(p netip.Prefix, yes bool, priority uint8) {
-	l := layer{Range: rangeOf(p), yes: yes, priority: priority}
+	l := layer{Range: RangeOf(p), yes: yes, priority: priority}
 	l.from = l.First
 	for n := len(w.stack); n > 0 && !holds(w.stack[n-1].Range, l.First); n-- {
 		w.pop()
@@ -168,8 +169,8 @@ func (w *sweeper) end() []Range {
 	return w.out
 }
 
-// join sorts the ranges and joins those that touch or overlap.
-func join(rs []Range) []Range {
+// JoinRanges sorts the ranges and joins those that touch or overlap.
+func JoinRanges(rs []Range) []Range {
 	slices.SortFunc(rs, func(a, b Range) int { return a.First.Compare(b.First) })
 	var out []Range
 	for _, r := range rs {
