@@ -49,9 +49,9 @@ func (r Rule) exprs() ([]expr.Any, error) {
 func condition(p part) ([]expr.Any, bool) {
 	switch p := p.(type) {
 	case iif:
-		return equals(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg}, device(p.name)), true
+		return equals(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg}, ifname(p.name)), true
 	case oif:
-		return equals(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg}, device(p.name)), true
+		return equals(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg}, ifname(p.name)), true
 	case ipv:
 		return isFamily(p.six), true
 	case l4:
@@ -67,7 +67,7 @@ func condition(p part) ([]expr.Any, bool) {
 	case homeless:
 		return equals(&expr.Fib{Register: reg, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true, ResultOIF: true}, host32(0)), true
 	case leads:
-		return equals(&expr.Fib{Register: reg, FlagDADDR: true, ResultOIFNAME: true}, device(p.name)), true
+		return equals(&expr.Fib{Register: reg, FlagDADDR: true, ResultOIFNAME: true}, ifname(p.name)), true
 	case reply:
 		return equals(&expr.Ct{Key: expr.CtKeyDIRECTION, Register: reg}, []byte{1}), true
 	case related:
@@ -205,8 +205,8 @@ func (p tproxy) exprs() []expr.Any {
 	return append(out, &expr.Immediate{Register: t.RegPort, Data: be16(p.to.Port())}, t)
 }
 
-// device is the name of an interface as the kernel keeps it.
-func device(name string) []byte {
+// ifname is the name of an interface as the kernel keeps it.
+func ifname(name string) []byte {
 	b := make([]byte, unix.IFNAMSIZ)
 	copy(b, name)
 	return b
