@@ -70,10 +70,8 @@ func condition(p part) ([]expr.Any, bool) {
 		return equals(&expr.Fib{Register: reg, FlagDADDR: true, ResultOIFNAME: true}, ifname(p.name)), true
 	case reply:
 		return equals(&expr.Ct{Key: expr.CtKeyDIRECTION, Register: reg}, []byte{1}), true
-	case related:
-		return hasBit(expr.CtKeySTATE, expr.CtStateBitRELATED), true
 	case diverted:
-		return hasBit(expr.CtKeySTATUS, 1<<5), true // IPS_DST_NAT
+		return hasStatus(1 << 5), true // IPS_DST_NAT
 	case icmp:
 		return p.exprs(), true
 	case size:
@@ -134,9 +132,9 @@ func equals(load expr.Any, to []byte) []expr.Any {
 	return []expr.Any{load, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: to}}
 }
 
-func hasBit(key expr.CtKey, bit uint32) []expr.Any {
+func hasStatus(bit uint32) []expr.Any {
 	return []expr.Any{
-		&expr.Ct{Key: key, Register: reg},
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: reg},
 		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: host32(bit), Xor: host32(0)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: host32(0)},
 	}

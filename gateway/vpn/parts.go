@@ -33,7 +33,6 @@ type (
 	homeless struct{}              // has a source that is not reached by the way it came
 	leads    struct{ name string } // is for what is reached through the interface
 	reply    struct{}              // belongs to a connection from the other side
-	related  struct{}              // is an ICMP error about a connection
 	diverted struct{}              // had its destination changed by the nat chain
 	icmp     struct {              // is ICMP, or ICMPv6, of types from first to last
 		six         bool
@@ -75,6 +74,13 @@ const (
 
 var protoNames = map[uint8]string{protoICMP: "icmp", protoTCP: "tcp", protoUDP: "udp", protoICMPv6: "ipv6-icmp"}
 
+func icmpProto(six bool) uint8 {
+	if six {
+		return protoICMPv6
+	}
+	return protoICMP
+}
+
 func family(six bool) string {
 	if six {
 		return "ip6"
@@ -111,7 +117,6 @@ func (local) text() string    { return "fib daddr type local" }
 func (homeless) text() string { return "fib saddr . iif oif missing" }
 func (p leads) text() string  { return "fib daddr oifname " + strconv.Quote(p.name) }
 func (reply) text() string    { return "ct direction reply" }
-func (related) text() string  { return "ct state related" }
 func (diverted) text() string { return "ct status dnat" }
 
 func (p icmp) text() string {

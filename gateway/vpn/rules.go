@@ -89,7 +89,9 @@ func (b *builder) portSet(name, why string, ports config.Ports) {
 
 func (b *builder) sets() {
 	v := &b.cfg.VPN
-	b.networks(setManagement, "those that administer this machine", v.Management)
+	if b.managed() {
+		b.networks(setManagement, "those that administer this machine", v.Management)
+	}
 	if len(v.Internal) > 0 {
 		b.networks(setInternal, "networks that devices reach on all ports", v.Internal)
 	}
@@ -149,11 +151,7 @@ func (b *builder) prerouting() {
 
 	c := chain{Chain{Name: "guard"}}
 	c.rule("neighbours", "without these there is no IPv6 on a link; a router forwards none", []part{icmp{true, firstNeighbour, lastNeighbour}}, []part{accept{}})
-	c.both("management", "the operator is never locked out of this machine", func(six bool) []part {
-		return append(from(setManagement)(six), local{})
-	}, accept{})
 	c.rule("spoofed", "a source that the interface does not lead to", []part{homeless{}}, []part{drop{}})
-	c.rule("to-gateway", "the chain gateway judges what is for this machine itself", []part{local{}}, []part{accept{}})
 	if b.cfg.VPN.Peers == "allow" {
 		c.rule("peers", "devices reach each other", []part{leads{b.dev}}, []part{accept{}})
 	} else {
@@ -174,7 +172,8 @@ func to6(set string) []part { return []part{addr{six: true, set: set}} }
 // tproxies hands packets to the transparent listeners as they are.
 func (b *builder) tproxies(c *chain) {
 	if b.cfg.VPN.Divert == config.DivertTProxy {
-		c.rule("replies", "answers to those who may open connections to devices", []part{reply{}}, []part{accept{}})
+		c.rule("to-gateway", "what is for this machine stays for it", []part{local{}}, []part{accept{}})
+		b.replies(c)
 		c.rule("dns-tcp", "DNS goes on to the nat chain", []part{port{protoTCP, 53}}, []part{accept{}})
 		b.notInspected(c, accept{})
 		for _, l := range listeners(b.cfg.Transparent.Listen) {
@@ -240,6 +239,15 @@ func (b *builder) direct(c *chain) {
 		c.rule("quic", "QUIC passes, judged by address only", []part{port{protoUDP, 443}}, []part{accept{}})
 	}
 }
+
+// replies adds the rule for what devices answer.
+func (b *builder) replies(c *chain) {
+	if b.managed() {
+		c.rule("replies", "answers to those who may open connections to devices", []part{reply{}}, []part{accept{}})
+	}
+}
+
+func (b *builder) managed() bool { return len(b.cfg.VPN.Management) > 0 }
 
 func (b *builder) inspectsAny() bool { return len(b.cfg.VPN.TCP.Inspect) > 0 }
 
@@ -357,8 +365,7 @@ func (b *builder) outbound() {
 			}
 		}, leave{"refuse"})
 	}
-	c.rule("replies", "answers to those who may open connections to devices", []part{reply{}}, []part{accept{}})
-	c.both("errors", "ICMP errors about connections that exist", func(six bool) []part { return []part{ipv{six}, l4{icmpProto(six)}, related{}} }, accept{})
+	b.replies(&c)
 	if b.cfg.VPN.Peers == "allow" {
 		c.rule("peers", "", []part{oif{b.dev}}, []part{accept{}})
 	}
@@ -370,13 +377,6 @@ func (b *builder) outbound() {
 	c.rule("rest-tcp", "all other TCP, also what was open before this table", []part{l4{protoTCP}}, []part{reset{}})
 	c.rule("rest", "all other UDP, and what is neither: tunnels (ESP, GRE, IP in IP, SCTP)", nil, []part{drop{}})
 	b.add(c)
-}
-
-func icmpProto(six bool) uint8 {
-	if six {
-		return protoICMPv6
-	}
-	return protoICMP
 }
 
 // ping are the conditions of an echo request that passes.
@@ -392,7 +392,9 @@ func ping(six bool) []part {
 // connection, and what a ban holds back does not even answer.
 func (b *builder) inbound() {
 	c := chain{Chain{Name: "inbound"}}
-	c.both("management", "those that administer may open connections to devices", from(setManagement), accept{})
+	if b.managed() {
+		c.both("management", "those that administer may open connections to devices", from(setManagement), accept{})
+	}
 	for _, ban := range b.bans {
 		c.both("ban-"+ban.ID, "the other direction of connections from before the ban", func(six bool) []part {
 			return []part{
@@ -401,6 +403,9 @@ func (b *builder) inbound() {
 			}
 		}, drop{})
 	}
+	if len(b.cfg.VPN.Internal) > 0 {
+		c.both("internal", "", func(six bool) []part { return append(from(setInternal)(six), reply{}) }, accept{})
+	}
 	c.both("big-pongs", "as small as the requests", func(six bool) []part {
 		t := icmp{six, echoReply4, echoReply4}
 		if six {
@@ -408,7 +413,7 @@ func (b *builder) inbound() {
 		}
 		return []part{t, size{six: six, over: true, n: echoSize}}
 	}, drop{})
-	c.rule("replies", "answers to devices", []part{reply{}}, []part{accept{}})
+	c.rule("replies", "answers to devices, errors about what they sent among them", []part{reply{}}, []part{accept{}})
 	c.rule("rest", "nobody else opens connections to devices", nil, []part{drop{}})
 	b.add(c)
 }
@@ -416,14 +421,15 @@ func (b *builder) inbound() {
 // input is where packets for this machine are seen, brought here or not.
 func (b *builder) input() {
 	base := chain{Chain{Name: "input", Type: "filter", Hook: "input", Priority: priorityFilter}}
-	base.both("management", "the operator is never locked out", from(setManagement), accept{})
+	if b.managed() {
+		base.both("management", "the operator is never locked out of this machine", from(setManagement), accept{})
+	}
 	base.rule("from-devices", "", []part{iif{b.dev}}, []part{jump{"gateway"}})
 	b.add(base)
 
 	c := chain{Chain{Name: "gateway"}}
 	c.rule("neighbours", "", []part{icmp{true, firstNeighbour, lastNeighbour}}, []part{accept{}})
 	c.rule("replies", "answers to this machine", []part{reply{}}, []part{accept{}})
-	c.both("errors", "ICMP errors about connections that exist", func(six bool) []part { return []part{ipv{six}, l4{icmpProto(six)}, related{}} }, accept{})
 	if b.rs.Mark != 0 {
 		c.rule("as-it-is", "brought here without a change of its destination", []part{marked{b.rs.Mark}}, []part{accept{}})
 	}
