@@ -155,11 +155,18 @@ func (k *Keeper) step(now time.Time) (time.Time, error) {
 	}
 	switch {
 	case k.have != nil && generation == k.seen && k.have.mark() == want.mark():
-		err = k.follow(want, generation)
+		err = k.follow(want)
 	case k.have != nil && k.have.mark() == want.mark() && now.Sub(k.looked) < lookShare*k.took:
-		return next, nil // later: looking costs too much to do it all the time
+		// Others write often, and looking at all elements costs too much to do it
+		// each time. The rules are looked at, and the policy is followed.
+		var d Difference
+		if d, err = k.opts.Kernel.compare(want, false); err == nil && (d.Missing || len(d.Rules) > 0 && !k.Stats().Foreign) {
+			err = k.look(want, generation, now)
+		} else if err == nil {
+			err = k.follow(want)
+		}
 	default:
-		err = k.look(want, generation)
+		err = k.look(want, generation, now)
 	}
 	if err == nil {
 		k.note(func(st *Stats) {
@@ -170,7 +177,7 @@ func (k *Keeper) step(now time.Time) (time.Time, error) {
 }
 
 // follow changes the elements that the policy changed since.
-func (k *Keeper) follow(want Ruleset, generation uint32) error {
+func (k *Keeper) follow(want Ruleset) error {
 	sets := diffSets(*k.have, want)
 	if len(sets) == 0 {
 		return nil
@@ -179,22 +186,23 @@ func (k *Keeper) follow(want Ruleset, generation uint32) error {
 		k.have = nil
 		return err
 	}
-	k.have, k.seen = &want, generation+1
+	// If others have written meanwhile, this stays behind, and all is looked at.
+	k.have, k.seen = &want, k.seen+1
 	k.note(func(st *Stats) { st.Updates++ })
 	return nil
 }
 
 // look reads what the kernel has and makes it equal. Rules of somebody who ran
 // "weir vpn apply" with another configuration stay: who did it last, decides.
-func (k *Keeper) look(want Ruleset, generation uint32) error {
+func (k *Keeper) look(want Ruleset, generation uint32, now time.Time) error {
 	began := time.Now()
 	d, err := k.opts.Kernel.Compare(want)
-	k.looked, k.took = began, time.Since(began)
+	k.looked, k.took = now, time.Since(began)
 	if err != nil {
 		k.have = nil
 		return err
 	}
-	repair := k.have != nil && k.digest == want.Digest()
+	repair := k.digest == want.Digest()
 	foreign := repair && !d.Missing && d.mark != "" && !strings.HasSuffix(d.mark, k.digest)
 	if foreign {
 		d.Rules, d.Routes = nil, nil

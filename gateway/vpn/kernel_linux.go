@@ -38,9 +38,37 @@ type Kernel struct {
 func (k Kernel) conn(elements int) (*nftables.Conn, error) {
 	c, err := nftables.New(nftables.WithNetNSFd(k.NetNS), nftables.WithSockOptions(func(c *netlink.Conn) error {
 		return errors.Join(c.SetWriteBuffer(bytesForRest+bytesPerElement*elements), c.SetReadBuffer(readBuffer),
-			c.SetDeadline(time.Now().Add(patience)))
+			c.SetDeadline(time.Now().Add(patience)), largeReads(c))
 	}))
 	return c, explain(err)
+}
+
+// getGeneration asks for the number that every change of the packet filter
+// changes.
+var getGeneration = netlink.Message{
+	Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: netlink.Request},
+	Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0},
+}
+
+// largeReads makes the kernel dump in messages of 32 KB, the most that it does:
+// it takes the longest read so far for its measure, and the library's first are
+// of a page. A dump of a set begins anew at its first element for each message,
+// so that with pages 100,000 prefixes take seconds.
+func largeReads(c *netlink.Conn) error {
+	if _, err := c.Send(getGeneration); err != nil {
+		return err
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var rerr error
+	buf := make([]byte, 32<<10)
+	err = raw.Read(func(fd uintptr) bool {
+		_, _, rerr = unix.Recvfrom(int(fd), buf, 0)
+		return !errors.Is(rerr, unix.EAGAIN)
+	})
+	return errors.Join(err, rerr)
 }
 
 // explain says what to do about an error of the kernel.
@@ -95,7 +123,7 @@ func (k Kernel) write(rs Ruleset, d *Difference) error {
 // Remove takes away the table and what belongs to it, and reports whether
 // anything was there.
 func (k Kernel) Remove() (bool, error) {
-	st, err := k.read()
+	st, err := k.read(false)
 	if err != nil {
 		return false, err
 	}
@@ -278,10 +306,7 @@ func (k Kernel) generation() (uint32, error) {
 		return 0, explain(err)
 	}
 	defer func() { _ = c.Close() }()
-	msgs, err := c.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: netlink.Request},
-		Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0},
-	})
+	msgs, err := c.Execute(getGeneration)
 	if err != nil {
 		return 0, explain(err)
 	}

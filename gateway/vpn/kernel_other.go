@@ -20,6 +20,8 @@ func (Kernel) Compare(Ruleset) (Difference, error) { return Difference{}, errNoK
 // Remove returns an error that says so.
 func (Kernel) Remove() (bool, error) { return false, errNoKernel }
 
+func (Kernel) compare(Ruleset, bool) (Difference, error) { return Difference{}, errNoKernel }
+
 func (Kernel) write(Ruleset, *Difference) error { return errNoKernel }
 
 func (Kernel) update(map[string]SetType, []SetDifference) error { return errNoKernel }

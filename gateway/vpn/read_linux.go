@@ -44,8 +44,9 @@ type kernelSetState struct {
 	ports    []uint16
 }
 
-// read returns what the kernel has, nil for no table.
-func (k Kernel) read() (*kernelState, error) {
+// read returns what the kernel has, nil for no table; the elements of address
+// sets, which take their time, only if they are asked for.
+func (k Kernel) read(elements bool) (*kernelState, error) {
 	c, err := k.conn(0)
 	if err != nil {
 		return nil, err
@@ -64,7 +65,7 @@ func (k Kernel) read() (*kernelState, error) {
 	if st.mark == "" {
 		return st, nil
 	}
-	return st, explain(st.readSets(c))
+	return st, explain(st.readSets(c, elements))
 }
 
 func (st *kernelState) readChains(c *nftables.Conn) error {
@@ -96,15 +97,17 @@ func (st *kernelState) readChains(c *nftables.Conn) error {
 	return nil
 }
 
-func (st *kernelState) readSets(c *nftables.Conn) error {
+func (st *kernelState) readSets(c *nftables.Conn, elements bool) error {
 	sets, err := c.GetSets(inet)
 	if err != nil {
 		return err
 	}
 	for _, s := range sets {
-		es, err := c.GetSetElements(s)
-		if err != nil {
-			return err
+		var es []nftables.SetElement
+		if elements || !s.Interval {
+			if es, err = c.GetSetElements(s); err != nil {
+				return err
+			}
 		}
 		ks := kernelSetState{key: s.KeyType.Name, interval: s.Interval}
 		if s.Interval {
@@ -151,9 +154,12 @@ func rangesFrom(es []nftables.SetElement) []policy.Range {
 }
 
 // Compare says how the kernel differs from the ruleset.
-func (k Kernel) Compare(rs Ruleset) (Difference, error) {
+func (k Kernel) Compare(rs Ruleset) (Difference, error) { return k.compare(rs, true) }
+
+// compare is Compare, with the elements of address sets or without.
+func (k Kernel) compare(rs Ruleset, elements bool) (Difference, error) {
 	var d Difference
-	st, err := k.read()
+	st, err := k.read(elements)
 	if err != nil {
 		return d, err
 	}
@@ -167,7 +173,11 @@ func (k Kernel) Compare(rs Ruleset) (Difference, error) {
 	if st.mark == "" {
 		return d, errForeign
 	}
-	return d, st.compare(rs, &d)
+	if err := st.compare(rs, &d); err != nil || elements {
+		return d, err
+	}
+	d.Sets = nil
+	return d, nil
 }
 
 func (st *kernelState) compare(rs Ruleset, d *Difference) error {
