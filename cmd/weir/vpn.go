@@ -121,12 +121,9 @@ func vpnApply(c *cli.Context) error {
 // an address that is not of the management.
 func lockedOut(cfg *config.Config, dev *net.Interface, ssh string) error {
 	client, _, _ := strings.Cut(ssh, " ")
-	addr, err := netip.ParseAddr(client)
-	if err != nil {
-		return nil // no such session
-	}
+	addr, _ := netip.ParseAddr(client) // invalid: there is no such session
 	addr = addr.Unmap().WithZone("")
-	if slices.ContainsFunc(cfg.VPN.Management, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+	if !addr.IsValid() || slices.ContainsFunc(cfg.VPN.Management, func(p netip.Prefix) bool { return p.Contains(addr) }) {
 		return nil
 	}
 	nets, err := dev.Addrs()

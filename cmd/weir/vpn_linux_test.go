@@ -161,7 +161,10 @@ bans: [{id: own, title: own, authority: us, reference: none, lists: [{name: own,
 	}
 	_ = serve.Process.Signal(syscall.SIGTERM)
 	select {
-	case <-ended:
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("it ended with %v", err)
+		}
 	case <-time.After(20 * time.Second):
 		t.Error("it does not stop")
 	}
