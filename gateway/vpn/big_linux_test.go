@@ -1,7 +1,6 @@
 package vpn
 
 import (
-	"log/slog"
 	"net/netip"
 	"testing"
 	"time"
@@ -35,8 +34,8 @@ func TestManyPrefixes(t *testing.T) {
 			t.Fatalf("%s: %v", what, err)
 		}
 		took := time.Since(began)
-		slog.Info(what, "took", took)
-		if took > limit {
+		t.Logf("%s: %v", what, took)
+		if took > slower*limit {
 			t.Errorf("%s took %v, want at most %v", what, took, limit)
 		}
 	}

@@ -57,7 +57,7 @@ func TestCrash(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(20*time.Millisecond + time.Duration(d.IntN(80_000))*time.Microsecond)
+		time.Sleep(20*time.Millisecond + slower*time.Duration(d.IntN(80_000))*time.Microsecond)
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		which := -1

@@ -25,7 +25,7 @@ func wireGuard(t *testing.T) (name string, dev *device.Device) {
 	if err != nil {
 		corpus.Missing(t, "needs /dev/net/tun: "+err.Error())
 	}
-	dev = device.NewDevice(link, conn.NewDefaultBind(), device.NewLogger(device.LogLevelError, "wireguard: "))
+	dev = device.NewDevice(link, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
 	t.Cleanup(dev.Close)
 	f, err := ipc.UAPIOpen(name)
 	if err != nil {

@@ -184,6 +184,7 @@ func addSets(c *nftables.Conn, rs Ruleset) error {
 	for i := range rs.Sets {
 		s := &rs.Sets[i]
 		ns := kernelSet(s.Name, s.Type)
+		ns.ID = uint32(i + 1) // the library would count in a variable that all share
 		if err := c.AddSet(ns, nil); err != nil {
 			return fmt.Errorf("set %s: %w", s.Name, err)
 		}
