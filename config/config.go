@@ -27,6 +27,8 @@ type Config struct {
 	DNS         DNS
 	Proxy       Proxy
 	Transparent Transparent
+	QUIC        QUIC
+	VPN         VPN
 	Bans        []blocklists.Ban
 	Allow       []blocklists.Rule // the operator's allow rules; Line is the line in File
 	Protected   []blocklists.Rule // further protected names, beside the built-in ones

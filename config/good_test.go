@@ -71,7 +71,12 @@ func withoutBans() Config {
 			SNI:           SNI{SNIBlock, SNIBlock, SNIBlock, SNIBlock, SNIBlock, SNIBlock},
 		},
 		Transparent: Transparent{Listen: addrs(), Unknown: UnknownBlock, Unseen: UnseenResolve},
-		Allow:       []blocklists.Rule{}, Protected: []blocklists.Rule{},
+		QUIC:        QUIC{Mode: QUICRefuse, Listen: addrs()},
+		VPN: VPN{
+			Divert: DivertRedirect, Management: prefixes(), Internal: prefixes(),
+			TCP: VPNTCP{Inspect: Ports{0}, Direct: Ports{}}, UDP: VPNUDP{Direct: Ports{123}}, Peers: "block",
+		},
+		Allow: []blocklists.Rule{}, Protected: []blocklists.Rule{},
 		Groups: []Group{}, Exemptions: []Exemption{},
 		Admin: Admin{netip.MustParseAddrPort("127.0.0.1:8053")},
 		Log:   Log{"text", "info"},
@@ -153,7 +158,7 @@ func TestFull(t *testing.T) {
 	want := &Config{
 		File: "examples/full.yml",
 		DNS: DNS{
-			Listen: addrs("127.0.0.1:5353", "[::1]:5353"),
+			Listen: addrs("0.0.0.0:5353", "[::]:5353"),
 			Upstreams: []*url.URL{
 				mustURL(t, "tls://dns.example.org:853"),
 				mustURL(t, "https://192.0.2.53:443/dns-query"),
@@ -171,8 +176,15 @@ func TestFull(t *testing.T) {
 			SNI:           SNI{Missing: SNIBlock, Mismatch: SNIBlock, ECH: SNIBlock, NotTLS: SNIReport, Malformed: SNIBlock, Timeout: SNIBlock},
 		},
 		Transparent: Transparent{
-			Listen:  addrs("10.8.0.1:3129", "[2001:db8:8::1]:3129"),
+			Listen:  addrs("0.0.0.0:3129", "[::]:3129"),
 			Unknown: UnknownReport, Unseen: UnseenResolve,
+		},
+		QUIC: QUIC{Mode: QUICRefuse, Listen: addrs("0.0.0.0:3130")},
+		VPN: VPN{
+			Interface: "wg0", Divert: DivertRedirect,
+			Management: prefixes("192.0.2.0/28"), Internal: prefixes("10.30.0.0/16"),
+			TCP: VPNTCP{Inspect: Ports{0}, Direct: Ports{22, 25, 587, 993}}, UDP: VPNUDP{Direct: Ports{123, 3478, 3479}},
+			Peers: "block", WireGuard: true,
 		},
 		Bans: []blocklists.Ban{def.Bans[0], def.Bans[1], tiktok, def.Bans[3], {
 			ID:           "example",

@@ -104,6 +104,8 @@ func (d *decoder) config(c *Config, skip func(key string) bool) {
 		"dns":         func(v value) { v.dns(&c.DNS) },
 		"proxy":       func(v value) { v.proxy(&c.Proxy) },
 		"transparent": func(v value) { v.transparent(&c.Transparent) },
+		"quic":        func(v value) { v.quic(&c.QUIC) },
+		"vpn":         func(v value) { v.vpn(&c.VPN) },
 		"bans":        set(&c.Bans, listOf(value.banEntry)),
 		"allow":       set(&c.Allow, listOf(value.allowRule)),
 		"protected":   set(&c.Protected, listOf(value.allowRule)),
@@ -133,6 +135,7 @@ func (d *decoder) config(c *Config, skip func(key string) bool) {
 func (d *decoder) check(c *Config) {
 	d.checkListeners(c)
 	d.checkUpstreams(&c.DNS)
+	d.checkVPN(c)
 	d.checkBans(c)
 	d.checkRules("allow", c.Allow)
 	d.checkRules("protected", c.Protected)

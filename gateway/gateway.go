@@ -27,6 +27,7 @@ import (
 	"github.com/weir-gateway/weir/gateway/dnsserver"
 	"github.com/weir-gateway/weir/gateway/policy"
 	"github.com/weir-gateway/weir/gateway/proxy"
+	"github.com/weir-gateway/weir/gateway/vpn"
 )
 
 // drain bounds how long a stopping gateway lets answers and tunnels finish.
@@ -52,6 +53,7 @@ type Gateway struct {
 	dns      *dnsserver.Server // nil for none
 	proxy    *proxy.Server     // nil for none
 	admin    *admin.Server     // nil for none
+	vpn      *vpn.Keeper       // nil for none
 	reloads  chan chan error
 	state    atomic.Pointer[state]
 	stopping atomic.Bool
@@ -113,6 +115,7 @@ func (g *Gateway) publish(set *policySet, began time.Time) {
 		lists: set.lists, cfg: g.cfg,
 	})
 	g.counts.lastOK.Store(now.UnixNano())
+	g.vpn.Wake()
 	for _, l := range set.lists {
 		// Such a list is often one of another dialect that happens to give a few rules.
 		if r := l.Report; r != nil && r.SkippedLines > r.RuleLines {
@@ -134,6 +137,7 @@ func (g *Gateway) bind() error {
 		}
 		g.audit, sink = l, l
 	}
+	g.keepFilter()
 	var err error
 	if len(g.cfg.DNS.Listen) > 0 {
 		g.dns, err = dnsserver.Listen(dnsserver.Options{
@@ -160,6 +164,7 @@ func (g *Gateway) bind() error {
 			ConnectPorts: p.ConnectPorts, HTTPPorts: p.HTTPPorts, AllowNetworks: p.AllowNetworks,
 			Self: g.ownAddrs(), MaxConns: clients, MaxTunnels: clients, Drain: drain,
 			Transparent: g.cfg.Transparent.Listen, TransparentRules: transparentRules(g.cfg),
+			RequireTProxy: g.cfg.VPN.Interface != "" && g.cfg.VPN.Divert == config.DivertTProxy,
 		})
 		if err != nil {
 			key := "proxy.listen"
@@ -243,6 +248,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	if g.proxy != nil {
 		start(g.proxy.Serve)
+	}
+	if g.vpn != nil {
+		start(g.vpn.Run)
 	}
 	// The admin listener goes last, so that monitors see the draining.
 	adminCtx, adminStop := context.WithCancel(context.WithoutCancel(ctx))

@@ -9,6 +9,7 @@ import (
 	"github.com/weir-gateway/weir/gateway/dnsserver"
 	"github.com/weir-gateway/weir/gateway/proxy"
 	"github.com/weir-gateway/weir/gateway/resolver"
+	"github.com/weir-gateway/weir/gateway/vpn"
 )
 
 // registry returns the gateway's metrics: what the parts count, read when
@@ -102,6 +103,29 @@ func (c collector) planes(e emitter) {
 		}
 	}
 	resolverMetrics(e, c.g.resolver.p.Load().Stats())
+	if c.g.vpn != nil {
+		vpnMetrics(e, c.g.vpn.Stats())
+	}
+}
+
+func vpnMetrics(e emitter, st vpn.Stats) {
+	ok, foreign := 1.0, 0.0
+	if st.LastError != "" {
+		ok = 0
+	}
+	if st.Foreign {
+		foreign = 1
+	}
+	e.gauge("weir_vpn_generation", "Number of the policy that the packet filter has, 0 for none.", float64(st.Generation))
+	e.gauge("weir_vpn_set_elements", "Elements of the packet filter's sets.", float64(st.Elements))
+	e.gauge("weir_vpn_last_successful", "Whether the packet filter is kept equal to the policy.", ok)
+	e.gauge("weir_vpn_foreign_rules", "Whether the rules are those of another weir vpn apply, and only the sets are kept.", foreign)
+	if !st.Synced.IsZero() {
+		e.gauge("weir_vpn_synced_timestamp_seconds", "When packet filter and policy were last known to be equal.", float64(st.Synced.UnixNano())/1e9)
+	}
+	e.counters("weir_vpn_transactions_total", "Changes of the packet filter, by cause and result.", "cause",
+		series{"policy", st.Updates}, series{"repair", st.Repairs}, series{"failure", st.Failures})
+	e.gauge("weir_vpn_peers", "WireGuard peers that are known.", float64(st.Peers))
 }
 
 // A series is one value of a counter with a label.

@@ -157,6 +157,7 @@ func sameListeners(old, next *config.Config) error {
 	check("dns.listen", slices.Equal(old.DNS.Listen, next.DNS.Listen))
 	check("proxy.listen", slices.Equal(old.Proxy.Listen, next.Proxy.Listen))
 	check("transparent.listen", slices.Equal(old.Transparent.Listen, next.Transparent.Listen))
+	check("vpn.interface", old.VPN.Interface == next.VPN.Interface)
 	check("admin.listen", old.Admin.Listen == next.Admin.Listen)
 	check("audit.file", old.Audit.File == next.Audit.File)
 	check("log", old.Log == next.Log)

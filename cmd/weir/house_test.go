@@ -58,7 +58,9 @@ var only = map[string]func(file string) bool{
 var requirements = map[string]string{
 	"github.com/elazarl/goproxy":          "forwards plain HTTP requests; gateway/proxy/forward.go only",
 	"github.com/gaissmai/bart":            "address prefixes: lookups without allocation, supernets in one walk",
+	"github.com/google/nftables":          "the kernel's packet filter, without a program to run; gateway/vpn only",
 	"github.com/hashicorp/golang-lru/v2":  "bounded caches, behind types of our own",
+	"github.com/mdlayher/netlink":         "buffers of the sockets under nftables, routes for tproxy; gateway/vpn only",
 	"github.com/miekg/dns":                "DNS messages, zone files, servers and clients off the hot path",
 	"github.com/prometheus/client_golang": "the metrics format, from those who define it",
 	"github.com/rogpeppe/go-internal":     "testscript: tests that drive the real binary",
@@ -68,6 +70,8 @@ var requirements = map[string]string{
 	"golang.org/x/sync":                   "singleflight and errgroup",
 	"golang.org/x/sys":                    "socket options and batches that the standard library has no name for",
 	"golang.org/x/text":                   "character sets of lists",
+	"golang.zx2c4.com/wireguard":          "tests: a WireGuard tunnel without the kernel's",
+	"golang.zx2c4.com/wireguard/wgctrl":   "the table of a WireGuard interface's peers, from those who make WireGuard; gateway/vpn only",
 }
 
 // longFiles is which files may be longer than maxLines, and why. None is.

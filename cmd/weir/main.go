@@ -5,6 +5,7 @@
 //	weir check       validate a configuration
 //	weir explain     say what would happen to a name, URL or address, and why
 //	weir lists       look at lists
+//	weir vpn         look at the packet filter of the VPN, and put it in place
 //	weir version     print the version
 //	weir completion  print a shell completion script
 //
@@ -78,7 +79,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		OnUsageError:         usageError,
 		Action:               noSuchCommand,
 		Commands: []*cli.Command{
-			serveCommand(), checkCommand(), explainCommand(), listsCommand(), versionCommand(), completionCommand(),
+			serveCommand(), checkCommand(), explainCommand(), listsCommand(), vpnCommand(), versionCommand(), completionCommand(),
 		},
 	}
 	for _, c := range app.Commands {

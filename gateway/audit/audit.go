@@ -30,6 +30,7 @@ type Record struct {
 	Protocol   string     `json:"protocol,omitempty"` // of a transparent connection: tls, http, unknown
 	Address    netip.Addr `json:"address,omitzero"`   // where the device had sent a transparent connection
 	Device     netip.Addr `json:"device"`
+	DeviceID   string     `json:"device_id,omitempty"` // the device's key on the VPN, where it is known
 	Group      string     `json:"group,omitempty"`
 	Name       string     `json:"name"`           // the question's name or the host asked for
 	Type       string     `json:"type,omitempty"` // the question's type
@@ -98,7 +99,12 @@ type Log struct {
 	written atomic.Uint64
 	dropped atomic.Uint64
 	failed  atomic.Uint64
+	key     atomic.Pointer[func(netip.Addr) string]
 }
+
+// Identify makes the writer fill in DeviceID by what the function says of the
+// device's address, empty for unknown. It must not block.
+func (l *Log) Identify(key func(netip.Addr) string) { l.key.Store(&key) }
 
 // Open returns a Log that appends to the file, which is made if need be,
 // readable by its owner only.
@@ -229,6 +235,9 @@ func (l *Log) write(f *file) {
 }
 
 func (l *Log) encode(f *file, r Record) {
+	if key := l.key.Load(); key != nil && r.DeviceID == "" {
+		r.DeviceID = (*key)(r.Device)
+	}
 	b, err := json.Marshal(r)
 	if err != nil {
 		l.fail(1, err)

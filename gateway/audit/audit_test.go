@@ -447,3 +447,35 @@ func BenchmarkPut(b *testing.B) {
 	}
 	b.ReportMetric(float64(l.Stats().Dropped)/float64(b.N), "dropped/op")
 }
+
+// Records name the device by its key where it is known.
+func TestIdentify(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	l, err := Open(path, mute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := netip.MustParseAddr("10.8.0.7")
+	l.Identify(func(a netip.Addr) string { return map[netip.Addr]string{known: "key="}[a] })
+	l.Put(Record{Device: known})
+	l.Put(Record{Device: known.Next()})
+	l.Put(Record{Device: known, DeviceID: "other"})
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for line := range strings.Lines(string(b)) {
+		var r Record
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, r.DeviceID)
+	}
+	if want := []string{"key=", "", "other"}; fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("device ids %q, want %q", got, want)
+	}
+}

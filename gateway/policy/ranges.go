@@ -1,0 +1,189 @@
+package policy
+
+import (
+	"iter"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/weir-gateway/weir/blocklists"
+)
+
+// A Range is the addresses from First to Last, both included and of one family.
+type Range struct {
+	First, Last netip.Addr
+}
+
+// RangeOf returns the addresses of a prefix.
+func RangeOf(p netip.Prefix) Range {
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 1 << (7 - i%8)
+	}
+	last, _ := netip.AddrFromSlice(b)
+	return Range{p.Addr(), last}
+}
+
+// Banned returns, for each ban, the addresses that its lists block: what Addr
+// says of an address under that ban alone, as ranges in order that neither
+// touch nor overlap. It is for whoever must decide without asking, such as a
+// packet filter. It knows nothing of the ban's times and exemptions (see
+// Spared) nor of addresses that embed another (see blocklists.EmbeddedIPv4).
+func (s *Snapshot) Banned() [][]Range {
+	sweeps := make([]sweeper, len(s.spec.Lists))
+	for m := range s.spec.Set.Prefixes() {
+		if s.spec.Lists[m.List].Role == RoleBan {
+			sweeps[m.List].add(m.Rule.Prefix, m.Rule.Action == blocklists.Block, m.Rule.Priority)
+		}
+	}
+	out := make([][]Range, len(s.spec.Bans))
+	for i := range sweeps {
+		if l := &s.spec.Lists[i]; l.Role == RoleBan {
+			out[l.Ban] = append(out[l.Ban], sweeps[i].end()...)
+		}
+	}
+	for i := range out {
+		out[i] = JoinRanges(out[i])
+	}
+	return out
+}
+
+// Spared returns, for each ban, the devices for which it does not hold at that
+// time: those of groups without it, those with a live exemption, and before its
+// effective time all. The ranges are as in Banned.
+func (s *Snapshot) Spared(now time.Time) [][]Range {
+	out := make([][]Range, len(s.spec.Bans))
+	devices := slices.Collect(keys(s.groups.AllSorted()))
+	for i, b := range s.spec.Bans {
+		if !b.InForce(now) {
+			out[i] = []Range{RangeOf(netip.PrefixFrom(netip.IPv4Unspecified(), 0)), RangeOf(netip.PrefixFrom(netip.IPv6Unspecified(), 0))}
+			continue
+		}
+		var w sweeper
+		for _, p := range devices {
+			g, _ := s.groups.Get(p)
+			exempt := s.exempt[i].first(s.exempt[i].groups[s.spec.Groups[g].Name], len(s.exempt[i].all), now) < len(s.exempt[i].all)
+			w.add(p, exempt || !s.masks[g].has(i), 0)
+		}
+		spared := w.end()
+		for _, e := range s.exempt[i].all {
+			if e.Group == "" && e.Device.IsValid() && e.Live(now) {
+				spared = append(spared, RangeOf(blocklists.CanonicalPrefix(e.Device)))
+			}
+		}
+		out[i] = JoinRanges(spared)
+	}
+	return out
+}
+
+func keys[K, V any](seq iter.Seq2[K, V]) iter.Seq[K] {
+	return func(yield func(K) bool) {
+		for k := range seq {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// NextChange returns when, after now, time alone changes what Spared returns:
+// a ban takes effect, an exemption begins or ends. It is zero for never.
+func (s *Snapshot) NextChange(now time.Time) time.Time {
+	var next time.Time
+	at := func(t time.Time) {
+		if t.After(now) && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	for _, b := range s.spec.Bans {
+		at(b.Effective)
+	}
+	for i := range s.spec.Exemptions {
+		at(s.spec.Exemptions[i].From)
+		at(s.spec.Exemptions[i].Until)
+	}
+	return next
+}
+
+// A sweeper turns prefixes, of which the innermost decides, into the ranges for
+// which they say yes. They must be added in order, a prefix before those inside
+// it: then those that hold the point reached are a stack.
+type sweeper struct {
+	stack []layer
+	out   []Range
+}
+
+type layer struct {
+	Range
+	yes      bool
+	priority uint8
+	from     netip.Addr // the first address that nothing inside has decided yet
+}
+
+// add takes the next prefix. A higher priority wins before the inner prefix
+// does; between equal prefixes no wins, as allow does in a list.
+func (w *sweeper) add(p netip.Prefix, yes bool, priority uint8) {
+	l := layer{Range: RangeOf(p), yes: yes, priority: priority}
+	l.from = l.First
+	for n := len(w.stack); n > 0 && !holds(w.stack[n-1].Range, l.First); n-- {
+		w.pop()
+	}
+	if n := len(w.stack); n > 0 {
+		top := &w.stack[n-1]
+		switch {
+		case top.Range == l.Range:
+			if priority > top.priority || priority == top.priority && !yes {
+				top.yes, top.priority = yes, priority
+			}
+			return
+		case top.priority > priority:
+			l.yes, l.priority = top.yes, top.priority
+		}
+		top.emit(w, l.First.Prev())
+		top.from = l.Last.Next()
+	}
+	w.stack = append(w.stack, l)
+}
+
+func holds(r Range, a netip.Addr) bool {
+	return r.First.BitLen() == a.BitLen() && r.First.Compare(a) <= 0 && a.Compare(r.Last) <= 0
+}
+
+// emit decides what lies before something inside, or before the layer's end.
+func (l *layer) emit(w *sweeper, last netip.Addr) {
+	if l.yes && l.from.IsValid() && last.IsValid() && l.from.Compare(last) <= 0 {
+		w.out = append(w.out, Range{l.from, last})
+	}
+}
+
+func (w *sweeper) pop() {
+	n := len(w.stack) - 1
+	w.stack[n].emit(w, w.stack[n].Last)
+	w.stack = w.stack[:n]
+}
+
+func (w *sweeper) end() []Range {
+	for len(w.stack) > 0 {
+		w.pop()
+	}
+	return w.out
+}
+
+// JoinRanges sorts the ranges and joins those that touch or overlap.
+func JoinRanges(rs []Range) []Range {
+	slices.SortFunc(rs, func(a, b Range) int { return a.First.Compare(b.First) })
+	var out []Range
+	for _, r := range rs {
+		if n := len(out); n > 0 && r.First.BitLen() == out[n-1].Last.BitLen() {
+			last := &out[n-1].Last
+			if r.First.Compare(*last) <= 0 || r.First == last.Next() {
+				if r.Last.Compare(*last) > 0 {
+					*last = r.Last
+				}
+				continue
+			}
+		}
+		out = append(out, r)
+	}
+	return out
+}
