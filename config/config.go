@@ -67,6 +67,23 @@ type DNS struct {
 	Bootstrap []netip.AddrPort  // resolvers for the host names of upstreams; empty: the system's
 	Blocked   blocklists.Answer // how blocked questions are answered
 	Cache     Cache
+	ECH       Stripping // keys of encrypted ClientHellos in HTTPS and SVCB records
+	H3        Stripping // HTTP/3 in them
+	Rebinding Rebinding
+}
+
+// Stripping is whether something is taken out of answers.
+type Stripping string
+
+const (
+	Strip Stripping = "strip"
+	Keep  Stripping = "keep"
+)
+
+// Rebinding says what happens to private addresses in answers.
+type Rebinding struct {
+	Block bool     // they are taken out
+	Allow []string // but for these names, and all under them; canonical
 }
 
 // Cache bounds the answer cache.

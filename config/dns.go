@@ -24,7 +24,22 @@ func (v value) dns(c *DNS) {
 		"cache": func(v value) {
 			v.object(fields{"entries": set(&c.Cache.Entries, number(0, maxEntries))})
 		},
+		"ech": set(&c.ECH, word(Strip, Keep)),
+		"h3":  set(&c.H3, word(Strip, Keep)),
+		"rebinding": func(v value) {
+			v.object(fields{"block": set(&c.Rebinding.Block, value.boolean), "allow": set(&c.Rebinding.Allow, listOf(value.suffix))})
+		},
 	})
+}
+
+// suffix returns a name that stands for itself and all under it.
+func (v value) suffix() (string, bool) {
+	r, ok := v.allowRule()
+	if ok && r.Kind != blocklists.Suffix {
+		v.fail("want a name without = and *; it is for all under it, too")
+		return "", false
+	}
+	return r.Name, ok
 }
 
 func (v value) servers() ([]netip.AddrPort, bool) {

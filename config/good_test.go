@@ -64,6 +64,7 @@ func withoutBans() Config {
 		DNS: DNS{
 			Listen: addrs("127.0.0.1:5353"), Upstreams: []*url.URL{}, Bootstrap: addrs(),
 			Blocked: blocklists.Answer{Mode: blocklists.NXDOMAIN}, Cache: Cache{100_000},
+			ECH: Strip, H3: Strip, Rebinding: Rebinding{Allow: []string{}},
 		},
 		Proxy: Proxy{
 			Listen: addrs("127.0.0.1:3128"), ConnectPorts: []uint16{443}, HTTPPorts: []uint16{80, 8080},
@@ -167,6 +168,8 @@ func TestFull(t *testing.T) {
 			Bootstrap: addrs("192.0.2.54:53", "[2001:db8::54]:53"),
 			Blocked:   blocklists.Answer{Mode: blocklists.NXDOMAIN},
 			Cache:     Cache{200_000},
+			ECH:       Strip, H3: Keep,
+			Rebinding: Rebinding{true, []string{"intranet.example.org"}},
 		},
 		Proxy: Proxy{
 			Listen:        addrs("127.0.0.1:3128"),

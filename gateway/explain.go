@@ -205,7 +205,7 @@ func (e *Explainer) ask(ctx context.Context, x *Explanation, name string) answer
 		x.Answers.Note = "not asked"
 		return nil
 	}
-	r, err := newResolver(e.cfg, slog.New(slog.DiscardHandler))
+	r, err := newResolver(e.cfg, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		x.Answers.Note = err.Error()
 		return nil

@@ -103,6 +103,9 @@ func (c collector) planes(e emitter) {
 		}
 	}
 	resolverMetrics(e, c.g.resolver.p.Load().Stats())
+	history := c.g.resolver.history.Stats()
+	e.gauge("weir_resolver_history_names", "Names whose addresses are remembered.", float64(history.Names))
+	e.counter("weir_resolver_history_evicted_total", "Names that were forgotten to make room.", float64(history.Evicted))
 	if c.g.vpn != nil {
 		vpnMetrics(e, c.g.vpn.Stats())
 	}
@@ -198,6 +201,7 @@ func resolverMetrics(e emitter, st resolver.Stats) {
 		series{"hit", st.Hits}, series{"miss", st.Misses})
 	e.gauge("weir_resolver_cache_entries", "Answers in the cache.", float64(st.Entries))
 	e.counter("weir_resolver_cache_evicted_total", "Answers that left the cache to make room.", float64(st.Evicted))
+	e.counter("weir_resolver_filtered_total", "Answers that private addresses were taken out of.", float64(st.Filtered))
 	e.counter("weir_resolver_coalesced_total", "Questions that shared an exchange under way.", float64(st.Coalesced))
 	e.counter("weir_resolver_busy_total", "Questions refused because too many were under way.", float64(st.Busy))
 	e.counter("weir_resolver_failed_total", "Exchanges in which no upstream answered.", float64(st.Failed))

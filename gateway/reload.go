@@ -122,7 +122,7 @@ func (g *Gateway) tryReload(began time.Time) error {
 	if err != nil {
 		return err
 	}
-	if !sameUpstreams(&g.cfg.DNS, &cfg.DNS) {
+	if !sameUpstreams(&g.cfg.DNS, &cfg.DNS) || !reflect.DeepEqual(shape(g.cfg), shape(cfg)) {
 		if err := g.resolver.replace(cfg, g.log); err != nil {
 			return err
 		}

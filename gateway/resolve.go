@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -16,7 +17,8 @@ import (
 // A liveResolver is the resolver core that both planes use; it is replaced
 // whole when the upstreams change.
 type liveResolver struct {
-	p atomic.Pointer[resolver.Resolver]
+	p       atomic.Pointer[resolver.Resolver]
+	history resolver.History // outlives each of them
 }
 
 // retire is how long a replaced resolver may finish what it is asking.
@@ -24,7 +26,7 @@ const retire = 10 * time.Second
 
 // replace puts a resolver for the configuration in use.
 func (l *liveResolver) replace(cfg *config.Config, log *slog.Logger) error {
-	next, err := newResolver(cfg, log)
+	next, err := newResolver(cfg, &l.history, log)
 	if err != nil {
 		return err
 	}
@@ -34,11 +36,31 @@ func (l *liveResolver) replace(cfg *config.Config, log *slog.Logger) error {
 	return nil
 }
 
-func newResolver(cfg *config.Config, log *slog.Logger) (*resolver.Resolver, error) {
+// newResolver makes a resolver that remembers in the history, nil for none.
+func newResolver(cfg *config.Config, history *resolver.History, log *slog.Logger) (*resolver.Resolver, error) {
 	return resolver.New(resolver.Options{
 		Upstreams: cfg.DNS.Upstreams, Bootstrap: cfg.DNS.Bootstrap,
 		Self: cfg.DNS.Listen, CacheEntries: cfg.DNS.Cache.Entries, Log: log,
+		Shape: shape(cfg), History: history,
 	})
+}
+
+// shape is what is taken out of answers. Networks that the configuration names
+// as ones to be reached are no surprise in an answer.
+func shape(cfg *config.Config) resolver.Shape {
+	return resolver.Shape{
+		ECH:             cfg.DNS.ECH == config.Strip,
+		H3:              cfg.DNS.H3 == config.Strip,
+		Rebinding:       cfg.DNS.Rebinding.Block,
+		PrivateNames:    cfg.DNS.Rebinding.Allow,
+		PrivateNetworks: slices.Concat(cfg.Proxy.AllowNetworks, cfg.VPN.Internal),
+	}
+}
+
+// Gave reports whether a resolver of this gateway said the name to be at the
+// address. The proxy asks it of connections that come to it on their way.
+func (l *liveResolver) Gave(name string, a netip.Addr) bool {
+	return l.history.Gave(name, a, time.Now())
 }
 
 func (l *liveResolver) close() {

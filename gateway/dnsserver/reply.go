@@ -72,6 +72,8 @@ func (c *core) build(dst []byte, q *question, d *decision) []byte {
 		var e *dns.EDNS0_EDE
 		if m.Rcode == dns.RcodeServerFailure {
 			e = ede(dns.ExtendedErrorCodeOther, "the upstream resolver has no answer")
+		} else if q.answer.Filtered() {
+			e = ede(dns.ExtendedErrorCodeFiltered, "private addresses do not belong to a public name")
 		}
 		d.limitTTL(m)
 		return c.pack(dst, q, m, e)

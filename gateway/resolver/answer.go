@@ -39,9 +39,10 @@ type Answer struct {
 	wire    wire.Answer
 	ttls    [4]uint16 // those of wire, if they are so few
 
-	links []Link
-	size  int // in memory, about
-	now   clock
+	links    []Link
+	filtered bool // private addresses were taken out
+	size     int  // in memory, about
+	now      clock
 }
 
 // Bits of Answer.standing.
@@ -65,8 +66,11 @@ func (a *Answer) Wire() *wire.Answer { return &a.wire }
 // which upstreams say that they have no answer do not: such a reply says more
 // than they do (RFC 8914).
 func (a *Answer) Plain() bool {
-	return a.wire.Rcode == wire.Success || a.wire.Rcode == wire.NameError
+	return !a.filtered && (a.wire.Rcode == wire.Success || a.wire.Rcode == wire.NameError)
 }
+
+// Filtered reports whether private addresses were taken out (Shape.Rebinding).
+func (a *Answer) Filtered() bool { return a.filtered }
 
 // Clean reports whether no list of the snapshot speaks about anything that the
 // answer leads to, so that it may pass for every subject at every time whose

@@ -68,6 +68,8 @@ type Options struct {
 	// that, because one connection tells 65536 questions apart.
 	MaxInFlight int
 	TLSConfig   *tls.Config // nil: system roots. Its ServerName is not used
+	Shape       Shape
+	History     *History // remembers what was given; nil: nothing does
 	Log         *slog.Logger
 }
 
@@ -80,6 +82,8 @@ type Resolver struct {
 	main    *group
 	boot    *group // for host names of upstreams
 	cache   *cache // nil: none
+	shape   Shape
+	history *History // nil: none
 	count   counters
 
 	ctx    context.Context // of all exchanges, ended by Close
@@ -139,6 +143,8 @@ func newResolver(opts Options, now clock, port uint16) (*Resolver, error) {
 		timeout: opts.Timeout,
 		max:     opts.MaxInFlight,
 		cache:   newCache(opts.CacheEntries),
+		shape:   opts.Shape,
+		history: opts.History,
 		calls:   make(map[callKey]*call),
 	}
 	r.id = epochs.Add(1)
@@ -267,7 +273,12 @@ func (r *Resolver) exchange(ck callKey, c *call) {
 	defer cancel()
 	m, err := r.main.forward(ctx, ck.key)
 	if err == nil {
+		filtered := r.shape.apply(ck.key, m)
 		c.answer = newAnswer(ck.key, m, r.now)
+		if c.answer.filtered = filtered; filtered {
+			r.count.filtered.Add(1)
+		}
+		r.history.add(c.answer, r.now())
 	} else {
 		c.err = fmt.Errorf("asking for %s: %w", ck.key, err)
 		r.count.failed.Add(1)

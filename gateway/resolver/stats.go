@@ -7,8 +7,8 @@ import (
 
 // counters are what the parts of a Resolver count, each where it happens.
 type counters struct {
-	hits, misses, coalesced, busy, failed, evicted atomic.Uint64
-	mismatched, malformed, truncated               atomic.Uint64
+	hits, misses, coalesced, busy, failed, evicted, filtered atomic.Uint64
+	mismatched, malformed, truncated                         atomic.Uint64
 }
 
 // Stats are the counters of a Resolver since New, and its state now.
@@ -21,6 +21,7 @@ type Stats struct {
 	Evicted    uint64 // answers that left the cache to make room
 	Mismatched uint64 // responses ignored: wrong ID or question, or no response
 	Malformed  uint64 // responses that could not be read
+	Filtered   uint64 // answers that private addresses were taken out of
 	Truncated  uint64 // UDP responses that were asked for again over TCP
 	Entries    int    // answers in the cache
 	InFlight   int    // exchanges under way
@@ -45,7 +46,7 @@ func (r *Resolver) Stats() Stats {
 	c := &r.count
 	return Stats{
 		Hits: c.hits.Load() + hot, Misses: c.misses.Load(), Coalesced: c.coalesced.Load(),
-		Busy: c.busy.Load(), Failed: c.failed.Load(), Evicted: c.evicted.Load(),
+		Busy: c.busy.Load(), Failed: c.failed.Load(), Evicted: c.evicted.Load(), Filtered: c.filtered.Load(),
 		Mismatched: c.mismatched.Load(), Malformed: c.malformed.Load(), Truncated: c.truncated.Load(),
 		Entries: r.cache.len(), InFlight: inFlight, Upstreams: r.main.stats(),
 	}

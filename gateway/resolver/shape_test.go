@@ -1,0 +1,175 @@
+package resolver
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// shaped returns the records of an answer after a shape, one a line, and the AD
+// bit.
+func shaped(t *testing.T, s Shape, name string, records ...string) (string, bool, bool) {
+	t.Helper()
+	m := new(dns.Msg)
+	m.AuthenticatedData = true
+	for _, r := range records {
+		rr, err := dns.NewRR(r)
+		if err != nil {
+			t.Fatalf("%s: %v", r, err)
+		}
+		m.Answer = append(m.Answer, rr)
+	}
+	filtered := s.apply(key{name: name, qclass: dns.ClassINET, do: true}, m)
+	var out []string
+	for _, rr := range m.Answer {
+		text := strings.Join(strings.Fields(rr.String())[3:], " ")
+		if sig, ok := rr.(*dns.RRSIG); ok {
+			text = "RRSIG " + dns.TypeToString[sig.TypeCovered]
+		}
+		out = append(out, text)
+	}
+	return strings.Join(out, "; "), m.AuthenticatedData, filtered
+}
+
+const (
+	sigHTTPS = "a.example. 60 IN RRSIG HTTPS 13 2 60 20301231000000 20260101000000 1 example. AAAA"
+	sigA     = "a.example. 60 IN RRSIG A 13 2 60 20301231000000 20260101000000 1 example. AAAA"
+)
+
+func TestShapeService(t *testing.T) {
+	all := Shape{ECH: true, H3: true}
+	for _, c := range []struct {
+		what   string
+		shape  Shape
+		record string
+		want   string
+	}{
+		{"nothing to take", all, `1 . alpn="h2" port="8443"`, `1 . alpn="h2" port="8443"`},
+		{"alias", all, `0 b.example.`, `0 b.example.`},
+		{"ech", all, `1 . alpn="h2" ech="AAAA"`, `1 . alpn="h2"`},
+		{"ech kept", Shape{H3: true}, `1 . alpn="h2" ech="AAAA"`, `1 . alpn="h2" ech="AAAA"`},
+		{"h3", all, `1 . alpn="h3,h2,h3-29"`, `1 . alpn="h2"`},
+		{"h3 kept", Shape{ECH: true}, `1 . alpn="h3,h2"`, `1 . alpn="h3,h2"`},
+		{"only h3", all, `1 . alpn="h3" port="8443"`, `1 . port="8443"`},
+		{"only h3, and no default", all, `1 . alpn="h3" no-default-alpn=""`, ``},
+		{"mandatory", all, `1 . mandatory="alpn,ech" alpn="h2" ech="AAAA"`, `1 . mandatory="alpn" alpn="h2"`},
+		{"mandatory alone", all, `1 . mandatory="ech" ech="AAAA"`, `1 .`},
+		{"mandatory alpn", all, `1 . mandatory="alpn" alpn="h3"`, `1 .`},
+		{"unknown key", all, `1 . key65400="x" ech="AAAA"`, `1 . key65400="x"`},
+	} {
+		for _, typ := range []string{"HTTPS", "SVCB"} {
+			sig := strings.Replace(sigHTTPS, "RRSIG HTTPS", "RRSIG "+typ, 1)
+			got, ad, filtered := shaped(t, c.shape, "a.example.", "a.example. 60 IN "+typ+" "+c.record, sig)
+			want := strings.TrimSpace(typ + " " + c.want)
+			if c.want == "" {
+				want = ""
+			}
+			unchanged := strings.ReplaceAll(c.want, `"`, "") == strings.ReplaceAll(c.record, `"`, "")
+			if unchanged {
+				want += "; RRSIG " + typ
+			}
+			if got != want || ad != unchanged || filtered {
+				t.Errorf("%s: %q, AD %t, want %q", c.what, got, ad, want)
+			}
+		}
+	}
+	if got, ad, _ := shaped(t, all, "a.example.", "a.example. 60 IN HTTPS 1 . ech=AAAA", sigHTTPS, "a.example. 60 IN A 192.0.2.1", sigA); got != "HTTPS 1 .; A 192.0.2.1; RRSIG A" || ad {
+		t.Errorf("another set lost its signature, or the answer kept AD: %q, %t", got, ad)
+	}
+}
+
+func TestShapeRebinding(t *testing.T) {
+	s := Shape{Rebinding: true, PrivateNames: []string{"intranet.example"}, PrivateNetworks: []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16")}}
+	for _, c := range []struct{ name, record, want string }{
+		{"a.example.", "A 192.0.2.1", "A 192.0.2.1"},
+		{"a.example.", "A 8.8.8.8", "A 8.8.8.8"},
+		{"a.example.", "A 10.0.0.1", ""},
+		{"a.example.", "A 10.20.0.1", "A 10.20.0.1"},
+		{"a.example.", "A 127.0.0.1", ""},
+		{"a.example.", "A 0.0.0.0", ""},
+		{"a.example.", "A 169.254.169.254", ""},
+		{"a.example.", "A 100.64.1.1", ""},
+		{"a.example.", "AAAA ::1", ""},
+		{"a.example.", "AAAA fd00::1", ""},
+		{"a.example.", "AAAA fe80::1", ""},
+		{"a.example.", "AAAA 64:ff9b::a00:1", ""},
+		{"a.example.", "AAAA 64:ff9b::808:808", "AAAA 64:ff9b::808:808"},
+		{"a.example.", "AAAA 2001:db8::1", "AAAA 2001:db8::1"},
+		{"a.example.", `HTTPS 1 . alpn="h2" ipv4hint="10.0.0.1"`, `HTTPS 1 . alpn="h2"`},
+		{"a.example.", `HTTPS 1 . ipv6hint="fd00::1"`, `HTTPS 1 .`},
+		{"intranet.example.", "A 10.0.0.1", "A 10.0.0.1"},
+		{"x.intranet.example.", "A 10.0.0.1", "A 10.0.0.1"},
+		{"xintranet.example.", "A 10.0.0.1", ""},
+		{"nas.home.arpa.", "A 192.168.1.2", "A 192.168.1.2"},
+		{"localhost.", "A 127.0.0.1", "A 127.0.0.1"},
+	} {
+		got, _, filtered := shaped(t, s, c.name, c.name+" 60 IN "+c.record)
+		if got != c.want || filtered != (c.want != c.record) {
+			t.Errorf("%s %s: %q, filtered %t, want %q", c.name, c.record, got, filtered, c.want)
+		}
+		if got, _, filtered := shaped(t, Shape{}, c.name, c.name+" 60 IN "+c.record); got != c.record || filtered {
+			t.Errorf("without a shape, %s %s: %q", c.name, c.record, got)
+		}
+	}
+	// One private address among others: the others stay, without a signature.
+	if got, ad, _ := shaped(t, s, "a.example.", "a.example. 60 IN A 192.0.2.1", "a.example. 60 IN A 10.0.0.1", sigA); got != "A 192.0.2.1" || ad {
+		t.Errorf("%q, AD %t", got, ad)
+	}
+}
+
+func TestHistory(t *testing.T) {
+	clk := newClock()
+	var h History
+	answer := func(name string, life time.Duration, links ...Link) *Answer {
+		return &Answer{name: name, life: life, links: links}
+	}
+	addr := func(s string) Link { return Link{Type: "A", Addr: netip.MustParseAddr(s)} }
+	h.add(answer("a.example.", time.Minute, Link{Type: "CNAME", Name: "b.example"}, addr("192.0.2.1"), addr("192.0.2.2")), clk.now())
+	h.add(answer("none.example.", time.Minute), clk.now())
+	for _, c := range []struct {
+		name, addr string
+		want       bool
+	}{
+		{"a.example", "192.0.2.1", true}, {"b.example", "192.0.2.2", true}, {"a.example", "::ffff:192.0.2.1", true},
+		{"a.example", "192.0.2.3", false}, {"c.example", "192.0.2.1", false}, {"none.example", "192.0.2.1", false},
+	} {
+		if got := h.Gave(c.name, netip.MustParseAddr(c.addr), clk.now()); got != c.want {
+			t.Errorf("%s at %s: %t", c.name, c.addr, got)
+		}
+	}
+	later := clk.now().Add(historyStay + time.Minute - time.Second)
+	h.add(answer("a.example.", time.Minute, addr("192.0.2.9")), later)
+	if !h.Gave("a.example", netip.MustParseAddr("192.0.2.1"), later) || !h.Gave("a.example", netip.MustParseAddr("192.0.2.9"), later) {
+		t.Error("an address that still counts is gone")
+	}
+	if h.Gave("a.example", netip.MustParseAddr("192.0.2.1"), later.Add(2*time.Second)) {
+		t.Error("an address counts for ever")
+	}
+	if got := h.Stats(); got.Names != 2 || got.Evicted != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestHistoryBounds(t *testing.T) {
+	var h History
+	now := time.Now()
+	for i := range historyNames + 10 {
+		name := "n" + strings.Repeat("x", i%7) + string(rune('a'+i%26)) + time.Duration(i).String() + "."
+		h.add(&Answer{name: name, links: []Link{{Type: "A", Addr: netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)})}}}, now)
+	}
+	if got := h.Stats(); got.Names != historyNames || got.Evicted != 10 {
+		t.Errorf("%+v", got)
+	}
+	for i := range 3 * historyAddrs {
+		h.add(&Answer{name: "many.example.", links: []Link{{Type: "A", Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})}}}, now)
+	}
+	all := h.known("many.example")
+	newest := netip.AddrFrom4([4]byte{192, 0, 2, 3*historyAddrs - 1})
+	if len(all) != historyAddrs || !slices.ContainsFunc(all, func(g given) bool { return g.addr == newest }) {
+		t.Errorf("%d addresses", len(all))
+	}
+}
