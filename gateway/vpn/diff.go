@@ -64,6 +64,9 @@ const maxSome = 5 // examples of one set
 // does. Both are in order and disjoint.
 func diffSet(name string, old, next []policy.Range) (SetDifference, bool) {
 	d := SetDifference{Name: name}
+	if len(old) == len(next) && (len(old) == 0 || &old[0] == &next[0]) {
+		return d, false // one list, most of the time
+	}
 	for len(old) > 0 || len(next) > 0 {
 		switch {
 		case len(old) > 0 && len(next) > 0 && old[0] == next[0]:

@@ -61,13 +61,22 @@ type Keeper struct {
 	peers atomic.Int64
 
 	// Owned by Run.
-	have    *Ruleset // what the kernel has, nil for unknown
-	digest  string   // of the rules that were put there last
-	seen    uint32   // the kernel's generation at that
-	looked  time.Time
-	took    time.Duration // of the latest look at all elements
-	banned  [][]policy.Range
-	current uint64 // ID of the snapshot of banned
+	have   *Ruleset // what the kernel has, nil for unknown
+	digest string   // of the rules that were put there last
+	seen   uint32   // the kernel's generation at that
+	looked time.Time
+	took   time.Duration // of the latest look at all elements
+	made   rendering
+}
+
+// A rendering is a ruleset, and from what it was made.
+type rendering struct {
+	rs       Ruleset
+	cfg      *config.Config
+	snapshot uint64 // its ID, 0 for none
+	banned   [][]policy.Range
+	from     time.Time
+	until    time.Time // when time alone makes it another; zero for never
 }
 
 // NewKeeper returns a Keeper, which does nothing before Run.
@@ -180,6 +189,7 @@ func (k *Keeper) step(now time.Time) (time.Time, error) {
 func (k *Keeper) follow(want Ruleset) error {
 	sets := diffSets(*k.have, want)
 	if len(sets) == 0 {
+		k.have = &want // the same, and shared from now on
 		return nil
 	}
 	if err := k.opts.Kernel.update(want.setTypes(), sets); err != nil {
@@ -240,13 +250,21 @@ func (o *Options) interfaceName() string {
 	return cfg.VPN.Interface
 }
 
-// render makes the ruleset. What the lists block is found once for a policy;
+// render makes the ruleset, unless nothing has changed that it was made from:
+// it is asked for every second. What the lists block is found once for a policy;
 // only who is spared depends on the time.
 func (k *Keeper) render(cfg *config.Config, s *policy.Snapshot, now time.Time) Ruleset {
-	if k.current != s.ID() {
-		k.banned, k.current = s.Banned(), s.ID()
+	m := &k.made
+	same := m.snapshot == s.ID()
+	if same && m.cfg == cfg && !now.Before(m.from) && (m.until.IsZero() || now.Before(m.until)) {
+		return m.rs
 	}
-	return Rules(k.opts.Version, cfg, bansOf(s, k.banned, now))
+	if !same {
+		m.banned = s.Banned()
+	}
+	m.rs = Rules(k.opts.Version, cfg, bansOf(s, m.banned, now))
+	m.cfg, m.snapshot, m.from, m.until = cfg, s.ID(), now, s.NextChange(now)
+	return m.rs
 }
 
 // Bans returns what the filter must know of the policy at that time.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -253,4 +254,27 @@ func TestKeeperRun(t *testing.T) {
 	k.equal(t, anyTime) // a gateway that stops leaves the filter
 	var none *Keeper
 	none.Wake()
+}
+
+// TestKeeperIdles: while nothing changes, a step makes nothing anew, however
+// many prefixes there are.
+func TestKeeperIdles(t *testing.T) {
+	ownNetwork(t)
+	k := newKept(t, configs["default"])
+	var many []netip.Prefix
+	for _, r := range manyRanges(20_000) {
+		many = append(many, netip.PrefixFrom(r.First, 25))
+	}
+	k.put(t, time.Time{}, nil, many...)
+	k.steps(t, anyTime)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	const steps = 10
+	for i := range steps {
+		k.steps(t, anyTime.Add(time.Duration(i)*time.Second))
+	}
+	runtime.ReadMemStats(&after)
+	if each := (after.TotalAlloc - before.TotalAlloc) / steps; each > 256<<10 {
+		t.Errorf("a step allocates %d bytes, for 20,000 prefixes that did not change", each)
+	}
 }

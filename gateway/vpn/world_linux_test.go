@@ -226,8 +226,6 @@ func (s space) serve(t *testing.T, word string, transparent bool, tcp, udp []str
 		}
 		return err
 	}}
-	// The kernel hands no connection of tproxy to a socket of multipath TCP.
-	lc.SetMultipathTCP(false)
 	s.do(func() {
 		for _, a := range tcp {
 			l, err := lc.Listen(context.Background(), "tcp"+v(a), a)
