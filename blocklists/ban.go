@@ -109,6 +109,9 @@ type List struct {
 	Format string // a dialect of package parse
 	Tier   Tier
 	Signal Signal
+	// Embeds says that the names are mirrors, translators and caches, which show
+	// others' sites under names of their own: what those embed is judged.
+	Embeds bool
 	// Answer overrides the ban's answer for this list, for names that need one
 	// kind of answer (canary names must be NXDOMAIN or NODATA).
 	Answer Answer

@@ -216,6 +216,7 @@ func (v value) list() (blocklists.List, bool) {
 		"source": set(&l.Source, value.source),
 		"format": set(&l.Format, word(dialects...)),
 		"tier":   set(&l.Tier, word(blocklists.TierExclusive, blocklists.TierVendor)),
+		"embeds": set(&l.Embeds, value.boolean),
 		"signal": set(&l.Signal, word(blocklists.SignalApp)),
 		"answer": set(&l.Answer, value.answer),
 	}, "name", "source", "format")

@@ -226,6 +226,7 @@ func TestFull(t *testing.T) {
 					Tier: blocklists.TierVendor, Signal: blocklists.SignalApp,
 					Answer: blocklists.Answer{Mode: blocklists.Addresses, IPv4: netip.MustParseAddr("192.0.2.80"), IPv6: netip.MustParseAddr("2001:db8::80")},
 				},
+				{Name: "example-mirrors", Source: lists + "chat-example-mirrors.txt", Format: "domains", Tier: blocklists.TierExclusive, Embeds: true},
 			},
 			Vectors: lists + "chat-example-vectors.txt",
 		}},

@@ -132,7 +132,7 @@ func (c *compiler) plan() error {
 				c.off = append(c.off, offList{len(c.parts), st})
 				continue
 			}
-			c.add(part{status: st, list: policy.List{Name: l.Name, Role: policy.RoleBan, Ban: i, Signal: l.Signal, Answer: l.Answer}})
+			c.add(part{status: st, list: policy.List{Name: l.Name, Role: policy.RoleBan, Ban: i, Signal: l.Signal, Answer: l.Answer, Embeds: l.Embeds}})
 		}
 	}
 	if len(c.parts) > blocklists.MaxLists {

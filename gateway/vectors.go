@@ -86,7 +86,7 @@ func parseVector(line string) (vector, error) {
 // banBlocks reports whether a list of the ban blocks.
 func (c *compiler) banBlocks(ms []blocklists.Match, ban int) bool {
 	for _, m := range ms {
-		if l := &c.spec.Lists[m.List]; l.Role == policy.RoleBan && l.Ban == ban && m.Rule.Action == blocklists.Block {
+		if l := &c.spec.Lists[m.List]; l.Role == policy.RoleBan && l.Ban == ban && !l.Embeds && m.Rule.Action == blocklists.Block {
 			return true
 		}
 	}

@@ -26,7 +26,8 @@ type slowList struct {
 	Tier   string
 	Signal string
 	Answer string
-	rules  []slowRule
+	Embeds bool
+	rules  []slowRule // none of mirrors, which hold nothing back by themselves
 }
 
 // A slowRule is one line: a name in one of three forms, a prefix, or a name
@@ -62,7 +63,9 @@ func readBan(t *testing.T, id string) slowBan {
 		if !ok {
 			t.Fatalf("%s: source %q is not embedded", l.Name, l.Source)
 		}
-		l.rules = readRules(t, file, l.Format)
+		if l.rules = readRules(t, file, l.Format); l.Embeds {
+			l.rules = nil
+		}
 	}
 	return b
 }

@@ -37,6 +37,7 @@ var floors = map[string]int{
 	"gateway/resolver":  2,
 	"gateway/vpn":       2,
 	"gateway/fleet":     2,
+	"gateway/prove":     2,
 	"gateway/dnsserver": 3,
 	"gateway/proxy":     3,
 	"gateway/admin":     3,
@@ -46,6 +47,7 @@ var floors = map[string]int{
 	"bench/gate":        5,
 	"bench/load":        5,
 	"bench/peers":       5,
+	"bench/world":       5,
 }
 
 // only says which files may import a library that must not spread.

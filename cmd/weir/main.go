@@ -6,6 +6,7 @@
 //	weir explain     say what would happen to a name, URL or address, and why
 //	weir lists       look at lists
 //	weir vpn         look at the packet filter of the VPN, and put it in place
+//	weir prove       from a device: try every known way around the bans
 //	weir version     print the version
 //	weir completion  print a shell completion script
 //
@@ -79,7 +80,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		OnUsageError:         usageError,
 		Action:               noSuchCommand,
 		Commands: []*cli.Command{
-			serveCommand(), checkCommand(), explainCommand(), listsCommand(), vpnCommand(), versionCommand(), completionCommand(),
+			serveCommand(), checkCommand(), explainCommand(), listsCommand(), vpnCommand(), proveCommand(), versionCommand(), completionCommand(),
 		},
 	}
 	for _, c := range app.Commands {

@@ -29,6 +29,7 @@ type List struct {
 	Ban    int // index in Spec.Bans, for RoleBan
 	Signal blocklists.Signal
 	Answer blocklists.Answer
+	Embeds bool // its names are mirrors: what they embed is judged, not they
 }
 
 // A Spec is what a Snapshot is made of.
@@ -61,6 +62,7 @@ type Snapshot struct {
 	exempt  []exemptions // from each ban
 	cache   *matchCache
 	wide    bool // more matches than few may come together
+	mirrors bool // there is a list of them
 }
 
 // snapshots numbers the snapshots of this process.
@@ -90,12 +92,14 @@ func NewSnapshot(spec Spec) (*Snapshot, error) {
 	if spec.Answer.Mode == blocklists.ModeDefault {
 		spec.Answer.Mode = blocklists.NXDOMAIN
 	}
+	mirrors := false
 	for _, l := range spec.Lists {
 		if l.Role == RoleBan && (l.Ban < 0 || l.Ban >= len(spec.Bans)) {
 			return nil, fmt.Errorf("list %s belongs to no ban", l.Name)
 		}
+		mirrors = mirrors || l.Embeds
 	}
-	s := &Snapshot{id: snapshots.Add(1), spec: spec, cache: newMatchCache(spec.CacheEntries)}
+	s := &Snapshot{id: snapshots.Add(1), spec: spec, cache: newMatchCache(spec.CacheEntries), mirrors: mirrors}
 	s.wide = 2*lists > few // an address, and the one that it embeds
 	byID := make(map[string]int, len(spec.Bans))
 	s.allBans = s.newMask()
@@ -242,7 +246,16 @@ func (s *Snapshot) find(dst []blocklists.Match, q asked) []blocklists.Match {
 	case q.path != "":
 		return s.appendURL(dst, q.name, q.path)
 	}
-	return s.spec.Set.AppendName(dst, q.name)
+	return s.appendName(dst, q.name)
+}
+
+func (s *Snapshot) appendName(dst []blocklists.Match, name string) []blocklists.Match {
+	from := len(dst)
+	dst = s.spec.Set.AppendName(dst, name)
+	if s.mirrors && len(dst) > from {
+		dst = s.unwrap(dst, from, name)
+	}
+	return dst
 }
 
 func (s *Snapshot) appendURL(dst []blocklists.Match, host, path string) []blocklists.Match {
@@ -250,6 +263,9 @@ func (s *Snapshot) appendURL(dst []blocklists.Match, host, path string) []blockl
 		return append(dst, ms...)
 	}
 	dst = s.spec.Set.AppendURL(dst, host, path)
+	if s.mirrors && len(dst) > 0 {
+		dst = s.unwrap(dst, 0, host)
+	}
 	s.cache.put(host, path, dst)
 	return dst
 }

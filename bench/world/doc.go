@@ -1,0 +1,17 @@
+// Package world is a small Internet for tests: a device, a gateway and
+// everything else, each in a network namespace of its own.
+//
+//	device ── WireGuard over a cable ── gateway ── cable ── internet
+//
+// The internet namespace is every address there is: whoever asks 8.8.8.8, a
+// banned network or a made-up site reaches the same servers, which speak HTTP,
+// TLS, HTTP/2, QUIC, WebSocket, DNS on the usual and on odd ports, DNS over TLS,
+// HTTPS and QUIC, mail, time, push, and what tunnels are made of. The names of
+// its certificates are those that it is asked for, signed by an authority of its
+// own.
+//
+// The namespaces have no names: they are held open by threads of the test, so
+// that nothing is left when it ends, however it ends, and nothing leaves them.
+// Only test files import this package, and it takes root; it measures nothing
+// and decides nothing.
+package world
