@@ -30,7 +30,7 @@ proxy:
   connect_ports: [443, %d]
   http_ports: [%[2]d]
   allow_networks: [127.0.0.0/8]
-  sni: {missing: allow, mismatch: allow, not_tls: allow, malformed: allow}
+  sni: {missing: allow, mismatch: allow, ech: allow, not_tls: allow, malformed: allow, timeout: allow}
 bans:
   - id: gate
     title: {en: "Names of the benchmark gate", fr: "Noms du banc d'essai"}
