@@ -18,9 +18,9 @@ func ParseHandshake(msg []byte) Hello {
 	}
 	c := cursor{b: msg[messageHeader:]}
 	c.take(2 + 32)         // legacy_version, random
-	c.vector8()            // legacy_session_id
+	c.skip8()              // legacy_session_id
 	suites := c.vector16() // cipher_suites
-	c.vector8()            // legacy_compression_methods
+	c.skip8()              // legacy_compression_methods
 	switch {
 	case c.bad || len(suites)%2 != 0:
 		return malformed
@@ -113,12 +113,11 @@ func (c *cursor) uint16() uint16 {
 	return binary.BigEndian.Uint16(b)
 }
 
-func (c *cursor) vector8() []byte {
-	n := c.take(1)
-	if c.bad {
-		return nil
+// skip8 passes over a vector with a length of one byte.
+func (c *cursor) skip8() {
+	if n := c.take(1); !c.bad {
+		c.take(int(n[0]))
 	}
-	return c.take(int(n[0]))
 }
 
 func (c *cursor) vector16() []byte { return c.take(int(c.uint16())) }
