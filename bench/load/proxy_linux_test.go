@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -180,7 +181,8 @@ func TestGet(t *testing.T) {
 	}
 	p = serveProxy(t, &proxyServer{every: 10, fault: "close"})
 	r = load(t, 0, "get", "-proxy", p.addr, "-origin", "127.0.0.1:9", "-conns", "1", "-time", "200ms")
-	if want := p.requests.Load() / 10; r.Reconnects != want || r.Wrong+r.Errors != 0 {
+	// The last one may come when the time is over.
+	if want := p.requests.Load() / 10; r.Reconnects != want && r.Reconnects+1 != want || r.Wrong+r.Errors != 0 {
 		t.Errorf("%d reconnects, %d errors, the proxy closed %d times", r.Reconnects, r.Errors, want)
 	}
 	p = serveProxy(t, &proxyServer{every: 10, fault: "lie"})
@@ -235,7 +237,23 @@ func TestBulk(t *testing.T) {
 	}
 }
 
+// fewFiles waits until what earlier tests opened is closed: all parties are one
+// process here, and share its limit.
+func fewFiles(t *testing.T) {
+	t.Helper()
+	for range 600 {
+		files, err := os.ReadDir("/proc/self/fd")
+		if err == nil && len(files) < 500 {
+			return
+		}
+		runtime.GC() // closes what nobody holds any more
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatal("the descriptors of earlier tests stay open")
+}
+
 func TestIdle(t *testing.T) {
+	fewFiles(t)
 	p := serveProxy(t, &proxyServer{origin: startOrigin(t)})
 	r := load(t, 0, "idle", "-proxy", p.addr, "-origin", p.origin, "-conns", "300", "-time", "100ms", "-pid", strconv.Itoa(os.Getpid()))
 	if r.Idle == nil || r.Idle.Tunnels != 300 || r.Idle.Alive != 300 || r.Errors+r.Wrong != 0 {
