@@ -1,9 +1,11 @@
 package dnsserver
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -60,12 +62,13 @@ func asksAt(t *testing.T, local, at netip.AddrPort) {
 	for i, q := range []*dns.Msg{
 		query("wechat.com", dns.TypeA), query(fmt.Sprintf("n%d.example", at.Port()), dns.TypeA), query(fmt.Sprintf("n%d.example", at.Port()), dns.TypeA), query("wechat.com", dns.TypeANY),
 	} {
-		if _, err := c.WriteToUDPAddrPort(pack(t, q), at); err != nil {
-			t.Fatalf("to %v: %v", at, err)
-		}
-		_ = c.SetReadDeadline(time.Now().Add(secs(3)))
 		buf := make([]byte, 4096)
-		n, from, err := c.ReadFromUDPAddrPort(buf)
+		n, from, err := exchange(t, c, pack(t, q), at, buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			// A link that is only just up may lose the first one. That the server lost
+			// none is seen by what it counts.
+			n, from, err = exchange(t, c, pack(t, q), at, buf)
+		}
 		if err != nil || netip.AddrPortFrom(from.Addr().Unmap(), from.Port()) != at {
 			t.Errorf("question %d at %v: reply from %v, %v", i, at, from, err)
 			continue
@@ -75,6 +78,15 @@ func asksAt(t *testing.T, local, at netip.AddrPort) {
 			t.Errorf("question %d at %v: %v, %v", i, at, &m, err)
 		}
 	}
+}
+
+func exchange(t *testing.T, c *net.UDPConn, q []byte, at netip.AddrPort, buf []byte) (int, netip.AddrPort, error) {
+	t.Helper()
+	if _, err := c.WriteToUDPAddrPort(q, at); err != nil {
+		t.Fatalf("to %v: %v", at, err)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(secs(3)))
+	return c.ReadFromUDPAddrPort(buf)
 }
 
 // Every address of a machine with several, asked at sockets that are bound to
