@@ -100,3 +100,10 @@ func (a *Authority) leaf(name string) (*tls.Certificate, error) {
 	a.leaves[name] = c
 	return c, nil
 }
+
+// Pool returns the authorities that a client of the world trusts: this one.
+func (a *Authority) Pool() *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AddCert(a.Cert)
+	return p
+}

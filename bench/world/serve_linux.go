@@ -1,262 +1,196 @@
 package world
 
 import (
-	"bufio"
 	"crypto/tls"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/netip"
-	"strings"
-	"sync"
 	"time"
 
-	"github.com/miekg/dns"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 )
 
-// Ports of the internet beside DNS: what speaks HTTP, TLS, first, back, and
-// over UDP.
+// Ports of the internet's plain servers.
 var (
 	httpPorts  = []int{80, 8080}
-	tlsPorts   = []int{443, 853, 8443}
-	firstPorts = []int{25, 587, 993}
-	echoPorts  = []int{22, 5222, 5223, 14000}
-	quicPorts  = []int{443, 784, 853}
-	sameBack   = []int{123, 14000} // datagrams come back
-	dnsPorts   = []int{53, 5353}
+	tlsPorts   = []int{443, 8443}
+	pushPorts  = []int{5223, 5228}
+	smtpPorts  = []int{25, 587}
+	imapPorts  = []int{143}
+	echoPorts  = []int{22, 5222, 8081, 14000}        // TCP
+	plainPorts = []int{500, 1194, 3478, 4500, 51820} // UDP that is sent back
+	protocols  = []int{4, 41, 47, 50}                // IP protocols that are sent back: IP in IP, 6in4, GRE, ESP
+	dnsPorts   = []int{53, 5353, 5053, 1253, 9953}   // UDP and TCP
+	dotPorts   = []int{853}                          //
+	doqPorts   = []int{784, 853, 8853}               //
+	quicPorts  = []int{80, 443, 8443}                //
 )
 
-// idle bounds how long a server of the internet waits for a client.
-const idle = 20 * time.Second
-
-// serve starts the servers of the internet, each on every address.
+// serve starts every server of the internet.
 func (w *World) serve() {
 	w.tb.Helper()
-	// So that an answer may come from the address that was asked.
-	w.Internet.sysctl(w.tb, map[string]string{"net/ipv6/ip_nonlocal_bind": "1"})
-	web := &http.Server{Handler: http.HandlerFunc(page), ReadHeaderTimeout: idle, ErrorLog: log.New(io.Discard, "", 0)}
-	w.tb.Cleanup(func() { _ = web.Close() })
-	for _, port := range httpPorts {
-		go func(l net.Listener) { _ = web.Serve(l) }(w.listen(port))
+	for _, p := range httpPorts {
+		w.http(w.tcp("", p))
 	}
-	for _, port := range tlsPorts {
-		l := newChoosing(w.listen(port))
-		go func() { _ = web.Serve(tls.NewListener(l, w.CA.config("http/1.1"))) }()
+	for _, p := range tlsPorts {
+		w.http(tls.NewListener(w.tcp("", p), w.CA.config("h2", "http/1.1")))
 	}
-	for _, port := range firstPorts {
-		go accept(w.listen(port), func(c net.Conn) { _, _ = io.WriteString(c, "220 ready\r\n"); _, _ = io.Copy(c, c) })
+	for _, p := range pushPorts {
+		w.eachConn(tls.NewListener(w.tcp("", p), w.CA.config()), func(c net.Conn) { _, _ = io.Copy(c, c) })
 	}
-	for _, port := range echoPorts {
-		go accept(w.listen(port), func(c net.Conn) { _, _ = io.Copy(c, c) })
+	for _, p := range smtpPorts {
+		w.eachConn(w.tcp("", p), greets("220 mail.example ESMTP\r\n"))
 	}
-	for _, port := range quicPorts {
-		w.datagrams(port, negotiate)
+	for _, p := range imapPorts {
+		w.eachConn(w.tcp("", p), greets("* OK IMAP4rev1\r\n"))
 	}
-	for _, port := range sameBack {
-		w.datagrams(port, func(b []byte) []byte { return b })
+	w.eachConn(tls.NewListener(w.tcp("", 993), w.CA.config()), greets("* OK IMAP4rev1\r\n"))
+	for _, p := range echoPorts {
+		w.eachConn(w.tcp("", p), func(c net.Conn) { _, _ = io.Copy(c, c) })
 	}
-	for _, port := range dnsPorts {
-		w.names(port)
+	w.replies(123, ntp)
+	for _, p := range plainPorts {
+		w.replies(p, func(b []byte) []byte { return b })
 	}
-	// The machine of the gateway has something of its own that devices must not
-	// reach.
-	go accept(w.listenIn(w.Gateway, 22), func(c net.Conn) { _, _ = io.Copy(c, c) })
+	for _, p := range protocols {
+		w.echoes(p)
+	}
+	w.serveDNS()
+	w.serveQUIC()
 }
 
-// page says where the request arrived, so that a client can tell whom it spoke
-// with.
-func page(rw http.ResponseWriter, r *http.Request) {
-	rw.Header().Set("Origin-Host", r.Host)
-	_, _ = fmt.Fprintf(rw, "origin %s %s\n", r.Host, r.URL.Path)
-}
-
-func (w *World) listen(port int) net.Listener { return w.listenIn(w.Internet, port) }
-
-func (w *World) listenIn(s *Space, port int) net.Listener {
+// tcp listens on a port of one address, or of all.
+func (w *World) tcp(addr string, port int) net.Listener {
 	w.tb.Helper()
 	var l net.Listener
-	if err := s.Do(func() (err error) {
-		l, err = net.Listen("tcp", fmt.Sprintf(":%d", port))
+	err := w.Internet.Do(func() (err error) {
+		l, err = net.Listen("tcp", net.JoinHostPort(addr, fmt.Sprint(port)))
 		return err
-	}); err != nil {
-		w.tb.Fatal(err)
+	})
+	if err != nil {
+		w.tb.Fatalf("internet: %v", err)
 	}
 	w.tb.Cleanup(func() { _ = l.Close() })
 	return l
 }
 
-// A choosing listener has connections that begin as TLS does, and sends back
-// what comes on all others: whatever a client speaks, somebody answers.
-type choosing struct {
-	net.Listener
-	some chan net.Conn
-	end  chan struct{}
-}
-
-func newChoosing(l net.Listener) *choosing {
-	c := &choosing{l, make(chan net.Conn), make(chan struct{})}
-	go func() {
-		accept(l, c.choose)
-		close(c.end)
-	}()
-	return c
-}
-
-func (c *choosing) choose(conn net.Conn) {
-	br := bufio.NewReader(conn)
-	if first, err := br.Peek(2); err != nil || first[0] != 22 || first[1] != 3 {
-		_, _ = io.Copy(conn, br)
-		return
-	}
-	done := make(chan struct{})
-	select {
-	case c.some <- &begun{conn, br, done, sync.Once{}}:
-		<-done
-	case <-c.end:
-	}
-}
-
-// Accept implements net.Listener.
-func (c *choosing) Accept() (net.Conn, error) {
-	select {
-	case conn := <-c.some:
-		return conn, nil
-	case <-c.end:
-		return nil, net.ErrClosed
-	}
-}
-
-// A begun connection was read from already.
-type begun struct {
-	net.Conn
-	br   *bufio.Reader
-	done chan struct{}
-	once sync.Once
-}
-
-func (b *begun) Read(p []byte) (int, error) { return b.br.Read(p) }
-
-func (b *begun) Close() error {
-	b.once.Do(func() { close(b.done) })
-	return b.Conn.Close()
-}
-
-func accept(l net.Listener, serve func(net.Conn)) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer func() { _ = c.Close() }()
-			_ = c.SetDeadline(time.Now().Add(idle))
-			serve(c)
-		}()
-	}
-}
-
-// datagrams answers datagrams from the address that they were sent to.
-func (w *World) datagrams(port int, answer func([]byte) []byte) {
+// packet listens for packets; network is one of package net's.
+func (w *World) packet(network, addr string) net.PacketConn {
 	w.tb.Helper()
-	c4, c6 := w.packets("udp4", port), w.packets("udp6", port)
-	go func() {
-		p := ipv4.NewPacketConn(c4)
-		_ = p.SetControlMessage(ipv4.FlagDst, true)
-		for b := make([]byte, 64<<10); ; {
-			n, cm, from, err := p.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			if out := answer(b[:n]); out != nil && cm != nil {
-				_, _ = p.WriteTo(out, &ipv4.ControlMessage{Src: cm.Dst}, from)
-			}
-		}
-	}()
-	go func() {
-		p := ipv6.NewPacketConn(c6)
-		_ = p.SetControlMessage(ipv6.FlagDst, true)
-		for b := make([]byte, 64<<10); ; {
-			n, cm, from, err := p.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			if out := answer(b[:n]); out != nil && cm != nil {
-				_, _ = p.WriteTo(out, &ipv6.ControlMessage{Src: cm.Dst}, from)
-			}
-		}
-	}()
-}
-
-func (w *World) packets(network string, port int) *net.UDPConn {
-	w.tb.Helper()
-	var c *net.UDPConn
-	if err := w.Internet.Do(func() (err error) {
-		c, err = net.ListenUDP(network, &net.UDPAddr{Port: port})
+	var c net.PacketConn
+	err := w.Internet.Do(func() (err error) {
+		c, err = net.ListenPacket(network, addr)
 		return err
-	}); err != nil {
-		w.tb.Fatal(err)
+	})
+	if err != nil {
+		w.tb.Fatalf("internet: %s: %v", network, err)
 	}
 	w.tb.Cleanup(func() { _ = c.Close() })
 	return c
 }
 
-// negotiate answers as a QUIC server does that knows no version of the client's
-// (RFC 9000, section 6).
-func negotiate(b []byte) []byte {
-	if len(b) < 1200 || b[0]&0x80 == 0 {
+func (w *World) http(l net.Listener) {
+	s := &http.Server{Handler: http.HandlerFunc(site), ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}
+	w.tb.Cleanup(func() { _ = s.Close() })
+	go func() { _ = s.Serve(l) }()
+}
+
+// connTime bounds how long a server without a protocol keeps a connection.
+const connTime = 2 * time.Minute
+
+// eachConn serves every connection of the listener.
+func (w *World) eachConn(l net.Listener, serve func(net.Conn)) {
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = c.Close() }()
+				_ = c.SetDeadline(time.Now().Add(connTime))
+				serve(c)
+			}()
+		}
+	}()
+}
+
+// greets is a server that speaks first.
+func greets(line string) func(net.Conn) {
+	return func(c net.Conn) {
+		if _, err := io.WriteString(c, line); err == nil {
+			_, _ = io.Copy(io.Discard, c)
+		}
+	}
+}
+
+// replies answers each packet to a UDP port from the address that it was for.
+func (w *World) replies(port int, answer func([]byte) []byte) {
+	a := fmt.Sprintf(":%d", port)
+	go reply4(w.packet("udp4", "0.0.0.0"+a), answer)
+	go reply6(w.packet("udp6", "[::]"+a), answer)
+}
+
+// echoes sends back the packets of an IP protocol.
+func (w *World) echoes(protocol int) {
+	same := func(b []byte) []byte { return b }
+	go reply4(w.packet(fmt.Sprintf("ip4:%d", protocol), "0.0.0.0"), same)
+	go reply6(w.packet(fmt.Sprintf("ip6:%d", protocol), "::"), same)
+}
+
+func reply4(c net.PacketConn, answer func([]byte) []byte) {
+	p := ipv4.NewPacketConn(c)
+	if err := p.SetControlMessage(ipv4.FlagDst, true); err != nil {
+		return
+	}
+	buf := make([]byte, 65536)
+	for {
+		n, cm, from, err := p.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		if out := answer(buf[:n]); out != nil && cm != nil {
+			_, _ = p.WriteTo(out, &ipv4.ControlMessage{Src: cm.Dst}, from)
+		}
+	}
+}
+
+func reply6(c net.PacketConn, answer func([]byte) []byte) {
+	p := ipv6.NewPacketConn(c)
+	if err := p.SetControlMessage(ipv6.FlagDst, true); err != nil {
+		return
+	}
+	buf := make([]byte, 65536)
+	for {
+		n, cm, from, err := p.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		if out := answer(buf[:n]); out != nil && cm != nil {
+			_, _ = p.WriteTo(out, &ipv6.ControlMessage{Src: cm.Dst}, from)
+		}
+	}
+}
+
+// ntp answers a request of a client with the time (RFC 5905, section 7.3).
+func ntp(b []byte) []byte {
+	if len(b) < 48 || b[0]&7 != 3 {
 		return nil
 	}
-	dcid := b[6 : 6+int(b[5])]
-	rest := b[6+len(dcid):]
-	scid := rest[1 : 1+int(rest[0])]
-	out := append([]byte{0x80, 0, 0, 0, 0, byte(len(scid))}, scid...)
-	out = append(append(out, byte(len(dcid))), dcid...)
-	return append(out, 0, 0, 0, 1)
-}
-
-// names serves DNS, over UDP and TCP.
-func (w *World) names(port int) {
-	for _, c := range []net.PacketConn{w.packets("udp4", port), w.packets("udp6", port)} {
-		s := &dns.Server{PacketConn: c, Handler: dns.HandlerFunc(resolve)}
-		go func() { _ = s.ActivateAndServe() }()
+	out := make([]byte, 48)
+	out[0], out[1] = 4<<3|4, 1   // version 4, mode server; stratum 1
+	copy(out[24:32], b[40:48])   // origin: the client's transmit time
+	const fromEpoch = 2208988800 // 1900 to 1970
+	now := uint64(time.Now().Unix()+fromEpoch) << 32
+	for i := range 8 {
+		out[32+i], out[40+i] = byte(now>>(56-8*i)), byte(now>>(56-8*i))
 	}
-	s := &dns.Server{Listener: w.listen(port), Handler: dns.HandlerFunc(resolve)}
-	go func() { _ = s.ActivateAndServe() }()
+	return out
 }
 
-// AddrsOf are the addresses of a name in this world: one for each family, made of
-// the name.
-func AddrsOf(name string) (v4, v6 netip.Addr) {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(strings.TrimSuffix(strings.ToLower(name), ".")))
-	n := h.Sum32()
-	v4 = netip.AddrFrom4([4]byte{63, 245, byte(n>>8)%200 + 10, byte(n)%250 + 1})
-	v6 = netip.AddrFrom16([16]byte{0x26, 0x20, 0x1, 0x1, 14: byte(n >> 8), 15: byte(n)})
-	return v4, v6
-}
-
-// resolve answers every question for an address, and those for a service with
-// what hides and leads elsewhere.
-func resolve(rw dns.ResponseWriter, q *dns.Msg) {
-	m := new(dns.Msg).SetReply(q)
-	m.RecursionAvailable = true
-	name := q.Question[0].Name
-	v4, v6 := AddrsOf(name)
-	h := dns.RR_Header{Name: name, Rrtype: q.Question[0].Qtype, Class: dns.ClassINET, Ttl: 60}
-	switch q.Question[0].Qtype {
-	case dns.TypeA:
-		m.Answer = []dns.RR{&dns.A{Hdr: h, A: v4.AsSlice()}}
-	case dns.TypeAAAA:
-		m.Answer = []dns.RR{&dns.AAAA{Hdr: h, AAAA: v6.AsSlice()}}
-	case dns.TypeHTTPS:
-		m.Answer = []dns.RR{&dns.HTTPS{SVCB: dns.SVCB{Hdr: h, Priority: 1, Target: ".", Value: []dns.SVCBKeyValue{
-			&dns.SVCBAlpn{Alpn: []string{"h3", "h2"}}, &dns.SVCBECHConfig{ECH: []byte{0, 0}},
-		}}}}
-	}
-	_ = rw.WriteMsg(m)
-}
+// Site is an address of an ordinary site, in no list.
+var Site = netip.MustParseAddr("63.245.7.7")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"testing"
 )
 
@@ -36,13 +37,16 @@ type World struct {
 	tb testing.TB
 }
 
+// worlds counts them: their control sockets are in one folder.
+var worlds atomic.Int64
+
 // New makes a world that ends with the test. Nothing filters in it yet: the
 // gateway forwards what it gets.
 func New(tb testing.TB) *World {
 	tb.Helper()
 	w := &World{
 		Device: newSpace(tb, "device"), Gateway: newSpace(tb, "gateway"), Internet: newSpace(tb, "internet"),
-		Interface: fmt.Sprintf("wg%d", os.Getpid()%1_000_000), Dir: tb.TempDir(), tb: tb,
+		Interface: fmt.Sprintf("wg%d-%d", os.Getpid()%1e8, worlds.Add(1)%100), Dir: tb.TempDir(), tb: tb,
 	}
 	w.CA = newAuthority(tb)
 	w.cables()
@@ -52,9 +56,9 @@ func New(tb testing.TB) *World {
 }
 
 func (w *World) cables() {
-	moveLink(w.tb, w.Device, "under0", w.Gateway, "under0")
-	w.Device.ip(w.tb, "addr add "+carrierDevice+"/30 dev under0")
-	w.Gateway.ip(w.tb, "addr add "+carrierGateway+"/30 dev under0")
+	moveLink(w.tb, w.Device, "air", w.Gateway, "air")
+	w.Device.ip(w.tb, "addr add "+carrierDevice+"/30 dev air")
+	w.Gateway.ip(w.tb, "addr add "+carrierGateway+"/30 dev air")
 
 	moveLink(w.tb, w.Gateway, "outside", w.Internet, "cable")
 	w.Gateway.ip(w.tb, `
@@ -70,6 +74,8 @@ func (w *World) cables() {
 // the rule for them must come before the table of local addresses. The
 // neighbours are fixed, because nobody else is to be found.
 func (w *World) everywhere() {
+	// What answers packets says from which address, and IPv6 wants leave for that.
+	w.Internet.sysctl(w.tb, map[string]string{"net/ipv6/ip_nonlocal_bind": "1", "net/ipv4/ip_nonlocal_bind": "1"})
 	const here, there = "02:00:00:00:00:02", "02:00:00:00:00:01"
 	w.Internet.ip(w.tb, `
 		link set cable address `+here+`
@@ -93,4 +99,18 @@ func (w *World) everywhere() {
 		link set outside address `+there+`
 		neigh replace `+farV4+` lladdr `+here+` dev outside nud permanent
 		-6 neigh replace `+farV6+` lladdr `+here+` dev outside nud permanent`)
+}
+
+// Forward makes the gateway's own address one of the internet's: who asks the
+// gateway for DNS is answered by somebody who filters nothing.
+func (w *World) Forward(tb testing.TB) {
+	tb.Helper()
+	w.Gateway.ip(tb, `
+		addr del `+GatewayV4+`/24 dev `+w.Interface+`
+		addr del `+GatewayV6+`/64 dev `+w.Interface+`
+		route add `+DeviceV4+` dev `+w.Interface+`
+		-6 route add `+DeviceV6+` dev `+w.Interface)
+	w.Internet.ip(tb, `
+		rule add pref 5 to `+GatewayV4+` lookup local
+		-6 rule add pref 5 to `+GatewayV6+` lookup local`)
 }

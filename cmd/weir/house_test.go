@@ -65,6 +65,7 @@ var requirements = map[string]string{
 	"github.com/mdlayher/netlink":         "buffers of the sockets under nftables, routes for tproxy; gateway/vpn only",
 	"github.com/miekg/dns":                "DNS messages, zone files, servers and clients off the hot path",
 	"github.com/prometheus/client_golang": "the metrics format, from those who define it",
+	"github.com/quic-go/quic-go":          "QUIC, as a device tries it: gateway/prove, and the servers of bench/world",
 	"github.com/rogpeppe/go-internal":     "testscript: tests that drive the real binary",
 	"github.com/urfave/cli/v2":            "the command line; cmd/ only",
 	"go.yaml.in/yaml/v3":                  "configuration, with the position of every node",
@@ -150,7 +151,7 @@ func TestImportsGoDownwards(t *testing.T) {
 			if !ours || s.test() {
 				continue
 			}
-			if to == "bench/corpus" {
+			if to == "bench/corpus" || to == "bench/world" {
 				t.Errorf("%s imports %s, which is for tests", s.path, to)
 			}
 			if f, known := floors[to]; !known || f >= floor {

@@ -97,7 +97,11 @@ func usageError(c *cli.Context, err error, _ bool) error {
 	if c.Command != nil && c.Command.Name != "" && c.Command.Name != "weir" {
 		name = "weir " + c.Command.Name
 	}
-	return fmt.Errorf("%w; see %s --help", err, name)
+	err = fmt.Errorf("%w; see %s --help", err, name)
+	if c.Command != nil && c.Command.Name == "prove" {
+		return unable(c, err)
+	}
+	return err
 }
 
 // noSuchCommand is the action of commands that only have subcommands.

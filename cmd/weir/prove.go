@@ -1,186 +1,232 @@
 package main
 
 import (
+	"bytes"
 	"crypto/ed25519"
-	"crypto/x509"
+	"crypto/sha256"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/weir-gateway/weir/gateway"
+	"github.com/weir-gateway/weir/config"
 	"github.com/weir-gateway/weir/gateway/prove"
 )
+
+// exitUsage is prove's: nothing was tried.
+const exitUsage = 2
 
 func proveCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "prove",
-		Usage: "from a device: try every known way around the bans, and what must work",
-		Description: "Run it on a device, or in a namespace that stands for one. It tries each way of its\n" +
-			"catalogue against each ban, and what must go on working, over real sockets: to the\n" +
-			"gateway, to resolvers of others, to the allowed site and to banned addresses. Exit 0:\n" +
-			"every way is closed and everything works; 1: not so.",
+		Usage: "try every known way around the bans from a device, and what must work",
+		Description: "Run it on a device behind the gateway. It exits with 0 if nothing that was tried is open\n" +
+			"and everything works, with 1 if not, and with 2 if it could not begin. What cannot be\n" +
+			"closed without decryption is listed as such and never counts as closed. Without --key\n" +
+			"the report is signed with a key that nobody keeps.",
 		Flags: []cli.Flag{
-			configFlag(), jsonFlag(),
-			&cli.StringFlag{Name: "dns", Value: "127.0.0.1:5353", Usage: "the gateway's resolver, `ADDRESS:PORT`"},
-			&cli.StringFlag{Name: "proxy", Value: "127.0.0.1:3128", Usage: "its explicit proxy, `ADDRESS:PORT`, or none"},
-			&cli.StringSliceFlag{Name: "resolver", Value: cli.NewStringSlice("8.8.8.8:53", "[2001:4860:4860::8888]:53"), Usage: "a resolver of others, `ADDRESS:PORT`; may be given several times"},
-			&cli.StringFlag{Name: "allowed", Value: "www.canada.ca", Usage: "a site that must work, by `NAME`"},
-			&cli.DurationFlag{Name: "timeout", Value: 3 * time.Second, Usage: "how long an attempt may take; silence counts as closed after it"},
-			&cli.StringFlag{Name: "only", Usage: "one `ROUTE` of the catalogue"},
-			&cli.BoolFlag{Name: "all", Usage: "print what is as it should be, too"},
-			&cli.BoolFlag{Name: "dry-run", Usage: "print what would be tried, and try nothing"},
-			&cli.StringFlag{Name: "report", Usage: "write the signed report to `FILE`"},
+			configFlag(),
+			&cli.StringFlag{Name: "gateway", Usage: "`ADDRESS` of the gateway; without it the first resolver of /etc/resolv.conf"},
+			&cli.StringFlag{Name: "json", Usage: "write the signed report to `FILE`"},
 			&cli.StringFlag{Name: "html", Usage: "write the report as a page to `FILE`"},
-			&cli.StringFlag{Name: "key", Usage: "sign with the Ed25519 key in `FILE` (PKCS #8, PEM); without, with one that is made for it"},
+			&cli.StringFlag{Name: "key", Usage: "Ed25519 key in PEM that signs; made if `FILE` is not there"},
+			&cli.StringSliceFlag{Name: "only", Usage: "try that `ROUTE` only; may be repeated"},
+			&cli.StringSliceFlag{Name: "set", Usage: "a name of yours that a route needs, `KEY=VALUE`: allowed, big, cloak, ech, echo, mail, push, time"},
+			&cli.DurationFlag{Name: "wait", Value: prove.DefaultWait, Usage: "how long one attempt waits"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "list what would be tried, and send nothing"},
 		},
-		Action: proveAction,
-		Subcommands: []*cli.Command{
-			{Name: "verify", Usage: "check the signature of a report", ArgsUsage: "FILE", Flags: []cli.Flag{jsonFlag()}, Action: proveVerify},
-		},
+		Subcommands: []*cli.Command{{
+			Name: "verify", Usage: "check the signature of a report", ArgsUsage: "FILE",
+			Description: "Says whose key it is by its SHA-256; whether that is your key, you must know.",
+			Action:      proveVerify,
+		}},
+		Action: proveRun,
 	}
 }
 
-func proveOptions(c *cli.Context) (prove.Options, error) {
-	o := prove.Options{Allowed: c.String("allowed"), Only: c.String("only"), Timeout: c.Duration("timeout")}
-	var err error
-	if o.DNS, err = netip.ParseAddrPort(c.String("dns")); err != nil {
-		return o, fmt.Errorf("--dns: %w; write an address and a port", err)
-	}
-	if p := c.String("proxy"); p != "none" {
-		if o.Proxy, err = netip.ParseAddrPort(p); err != nil {
-			return o, fmt.Errorf("--proxy: %w; write an address and a port, or none", err)
-		}
-	}
-	for _, r := range c.StringSlice("resolver") {
-		a, err := netip.ParseAddrPort(r)
-		if err != nil {
-			return o, fmt.Errorf("--resolver: %w; write an address and a port", err)
-		}
-		o.Resolvers = append(o.Resolvers, a)
-	}
-	cfg, err := loadConfig(c)
-	if err != nil {
-		return o, err
-	}
-	o.Targets, err = gateway.ProveTargets(cfg)
-	return o, err
+// unable reports an error that kept everything from being tried.
+func unable(c *cli.Context, err error) error {
+	_, _ = fmt.Fprintf(c.App.ErrWriter, "weir: %v\n", err)
+	return exitCode(exitUsage)
 }
 
-func proveAction(c *cli.Context) error {
-	if c.Args().Present() {
-		return noSuchCommand(c)
+func proveRun(c *cli.Context) error {
+	if err := noArgs(c); err != nil {
+		return unable(c, err)
 	}
-	o, err := proveOptions(c)
+	opts, err := proveOptions(c)
 	if err != nil {
-		return err
+		return unable(c, err)
 	}
 	if c.Bool("dry-run") {
-		r := &prove.Report{Results: prove.Plan(o)}
-		for _, x := range r.Results {
-			if _, err := fmt.Fprintf(c.App.Writer, "%s\t%s\t%s\n", x.Route, x.Ban, x.Tried); err != nil {
-				return err
-			}
+		for _, line := range prove.DryRun(opts) {
+			_, _ = fmt.Fprintln(c.App.Writer, line)
 		}
 		return nil
 	}
-	key, err := signingKey(c.String("key"))
+	key, err := prove.Key(c.String("key"))
 	if err != nil {
-		return err
+		return unable(c, err)
 	}
-	r := prove.Run(c.Context, version(), o)
-	if err := writeReports(c, r, key); err != nil {
-		return err
-	}
-	if c.Bool("json") {
-		err = printJSON(c.App.Writer, r)
-	} else {
-		err = r.WriteTable(c.App.Writer, c.Bool("all"))
-	}
+	r, err := prove.Run(c.Context, opts)
 	if err != nil {
+		return fmt.Errorf("not everything was tried: %w", err)
+	}
+	if err := proveWrite(c, r, key); err != nil {
 		return err
 	}
-	if !r.OK() {
+	if err := printProof(c.App.Writer, r); err != nil {
+		return err
+	}
+	if !r.Passed {
 		return exitCode(exitError)
 	}
 	return nil
 }
 
-// signingKey reads the key, or makes one.
-func signingKey(path string) (ed25519.PrivateKey, error) {
-	if path == "" {
-		_, key, err := ed25519.GenerateKey(nil)
-		return key, err
+func proveOptions(c *cli.Context) (prove.Options, error) {
+	opts := prove.Options{Only: c.StringSlice("only"), Wait: c.Duration("wait"), Version: version()}
+	if opts.Wait <= 0 || opts.Wait > time.Minute {
+		return opts, errors.New("--wait must be more than nothing and at most a minute")
 	}
-	text, err := os.ReadFile(path)
+	for _, id := range opts.Only {
+		if !slices.ContainsFunc(prove.Catalogue, func(r prove.Route) bool { return r.ID == id }) {
+			return opts, fmt.Errorf("--only: there is no route %q; see weir prove --dry-run", id)
+		}
+	}
+	for _, s := range c.StringSlice("set") {
+		key, value, _ := strings.Cut(s, "=")
+		if err := opts.Fixed.Set(key, value); err != nil {
+			return opts, fmt.Errorf("--set: %w", err)
+		}
+	}
+	cfg, err := loadConfig(c)
 	if err != nil {
-		return nil, fmt.Errorf("--key: %w", err)
+		return opts, err
 	}
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return nil, fmt.Errorf("--key: %s is no PEM file; openssl genpkey -algorithm ed25519 makes one", path)
+	if opts.Targets, err = prove.TargetsOf(cfg, time.Now()); err != nil {
+		return opts, err
 	}
-	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("--key: %s: %w", path, err)
+	if opts.Gateway, err = proveGateway(c.String("gateway")); err != nil {
+		return opts, err
 	}
-	key, ok := k.(ed25519.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("--key: %s is not an Ed25519 key; openssl genpkey -algorithm ed25519 makes one", path)
-	}
-	return key, nil
+	opts.DNS, opts.Proxy = proveListener(opts.Gateway, cfg.DNS.Listen, 53, c.IsSet("config")), proveListener(opts.Gateway, cfg.Proxy.Listen, 3128, c.IsSet("config"))
+	opts.Admin = proveAdmin(cfg)
+	return opts, nil
 }
 
-func writeReports(c *cli.Context, r *prove.Report, key ed25519.PrivateKey) error {
-	if path := c.String("report"); path != "" {
-		doc, err := prove.Sign(r, key)
-		if err == nil {
-			err = os.WriteFile(path, append(doc, '\n'), 0o600)
-		}
+// proveListener is where devices reach a plane: at the port that the
+// configuration gives, or the usual one.
+func proveListener(gateway netip.Addr, listen []netip.AddrPort, usual uint16, configured bool) netip.AddrPort {
+	if configured && len(listen) > 0 {
+		usual = listen[0].Port()
+	}
+	return netip.AddrPortFrom(gateway, usual)
+}
+
+// proveAdmin are the ports that are not for devices.
+func proveAdmin(cfg *config.Config) []uint16 {
+	ports := []uint16{22}
+	if cfg.Admin.Listen.IsValid() {
+		ports = append(ports, cfg.Admin.Listen.Port())
+	}
+	for _, l := range cfg.Transparent.Listen {
+		ports = append(ports, l.Port())
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports)
+}
+
+func proveGateway(given string) (netip.Addr, error) {
+	if given != "" {
+		a, err := netip.ParseAddr(given)
 		if err != nil {
-			return fmt.Errorf("--report: %w", err)
+			return a, fmt.Errorf("--gateway %q is not an IP address", given)
+		}
+		return a, nil
+	}
+	text, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		return netip.Addr{}, errors.New("which gateway? Give --gateway ADDRESS")
+	}
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
+			if a, err := netip.ParseAddr(f[1]); err == nil {
+				return a, nil
+			}
 		}
 	}
-	if path := c.String("html"); path != "" {
-		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	return netip.Addr{}, errors.New("which gateway? /etc/resolv.conf names no resolver; give --gateway ADDRESS")
+}
+
+func proveWrite(c *cli.Context, r *prove.Report, key ed25519.PrivateKey) error {
+	if file := c.String("json"); file != "" {
+		data, err := r.Sign(key)
 		if err == nil {
-			err = errors.Join(r.WriteHTML(f), f.Close())
+			err = os.WriteFile(file, data, 0o600)
 		}
 		if err != nil {
-			return fmt.Errorf("--html: %w", err)
+			return err
 		}
 	}
-	return nil
+	file := c.String("html")
+	if file == "" {
+		return nil
+	}
+	var out bytes.Buffer
+	if err := r.HTML(&out); err != nil {
+		return err
+	}
+	return os.WriteFile(file, out.Bytes(), 0o600)
+}
+
+// printProof prints one line for each row, and what was wrong below it.
+func printProof(w io.Writer, r *prove.Report) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range r.Rows {
+		ban := row.Ban
+		if ban == "" {
+			ban = "-"
+		}
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\n", row.Outcome, row.Route, ban, len(row.Attempts), row.Tries) // t.Flush reports
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, row := range r.Rows {
+		for _, a := range row.Attempts {
+			if a.Outcome == prove.Open || a.Outcome == prove.Broken {
+				_, _ = fmt.Fprintf(w, "%s %s %s: %s: %s\n", a.Outcome, row.Route, row.Ban, a.Target, a.Seen)
+			}
+		}
+	}
+	_, err := fmt.Fprintf(w, "generation %d; rows: %d closed, %d open, %d work, %d broken, %d cannot be closed, %d not tried; %.1f s\n", r.Generation,
+		r.Count(prove.Closed), r.Count(prove.Open), r.Count(prove.Works), r.Count(prove.Broken), r.Count(prove.Beyond), r.Count(prove.NotTried), r.Ended.Sub(r.Started).Seconds())
+	return err
 }
 
 func proveVerify(c *cli.Context) error {
-	if c.NArg() != 1 {
-		return errors.New("which report? see weir prove verify --help")
+	if c.Args().Len() != 1 {
+		return unable(c, errors.New("verify takes one file; see weir prove verify --help"))
 	}
-	f, err := os.Open(c.Args().First())
+	data, err := os.ReadFile(c.Args().First())
 	if err != nil {
-		return err
+		return unable(c, err)
 	}
-	defer func() { _ = f.Close() }()
-	doc, err := io.ReadAll(io.LimitReader(f, 64<<20))
-	if err != nil {
-		return err
-	}
-	r, key, err := prove.Verify(doc)
+	r, key, err := prove.Verify(data)
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.Args().First(), err)
 	}
-	if c.Bool("json") {
-		return printJSON(c.App.Writer, r)
-	}
-	if _, err := fmt.Fprintf(c.App.Writer, "signed by the key %s\n", hex.EncodeToString(key)); err != nil {
-		return err
-	}
-	return r.WriteTable(c.App.Writer, false)
+	sum := sha256.Sum256(key)
+	_, err = fmt.Fprintf(c.App.Writer, "%s: signed by %s, %s, generation %d, passed: %t\n", c.Args().First(), hex.EncodeToString(sum[:]),
+		r.Started.Format(time.RFC3339), r.Generation, r.Passed)
+	return err
 }

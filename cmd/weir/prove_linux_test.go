@@ -1,17 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/weir-gateway/weir/bench/corpus"
 	"github.com/weir-gateway/weir/bench/world"
@@ -22,262 +18,236 @@ import (
 	"github.com/weir-gateway/weir/gateway/vpn"
 )
 
-// A proving is a world with the real program in it.
-type proving struct {
-	*world.World
-	t    *testing.T
-	weir string
-	file string // its configuration
-	from string // the configuration that the proof has its targets from
-}
-
-func newProving(t *testing.T) *proving {
+func newWorld(t *testing.T) (*world.World, string) {
 	t.Helper()
 	corpus.Root(t)
-	for _, tool := range []string{"ip", "nft"} {
-		corpus.Tool(t, tool)
-	}
-	p := &proving{World: world.New(t), t: t}
-	p.weir = filepath.Join(p.Dir, "weir")
-	if out, err := exec.Command("go", "build", "-o", p.weir, ".").CombinedOutput(); err != nil {
-		t.Fatalf("building: %v\n%s", err, out)
-	}
-	p.file, p.from = filepath.Join(p.Dir, "weir.yml"), filepath.Join(p.Dir, "from.yml")
-	if err := os.WriteFile(p.from, []byte("{}\n"), 0o600); err != nil { // the built-in bans
+	corpus.Tool(t, "ip")
+	path, err := build()
+	if err != nil {
 		t.Fatal(err)
 	}
-	return p
+	return world.New(t), path
 }
 
-// serve runs the gateway until the test ends, with these lines of configuration.
-func (p *proving) serve(lines string) {
-	p.t.Helper()
-	text := fmt.Sprintf(`dns: {listen: ["0.0.0.0:53", "[::]:53"], upstreams: ["udp://%s"]}
-proxy: {listen: ["0.0.0.0:3128"]}
-audit: {file: %s}
-state: %s
-%s`, world.Upstream, filepath.Join(p.Dir, "audit.jsonl"), p.Dir, lines)
-	if err := os.WriteFile(p.file, []byte(text), 0o600); err != nil {
-		p.t.Fatal(err)
+// proves runs "weir prove" on the device and returns its report, whose
+// signature it checks.
+func proves(t *testing.T, w *world.World, path string, args ...string) (*prove.Report, int) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "report.json")
+	args = slices.Concat([]string{"prove", "--gateway", world.GatewayV4, "--json", file, "--wait", "1s",
+		"--set", "cloak=" + world.CloakSuffix, "--set", "echo=echo.example.net/echo", "--set", "big=/big/20000000"}, args)
+	cmd := exec.Command(path, args...)
+	cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+w.CA.File, "SSL_CERT_DIR=/nonexistent")
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := w.Device.Run(cmd); err != nil && cmd.ProcessState == nil {
+		t.Fatal(err)
 	}
-	log := filepath.Join(p.Dir, "serve.log")
-	out, err := os.Create(log)
+	data, err := os.ReadFile(file)
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatalf("%v\n%s", err, out.String())
 	}
-	defer func() { _ = out.Close() }()
-	cmd := exec.Command(p.weir, "serve", "--config", p.file)
-	cmd.Stdout, cmd.Stderr = out, out
-	if err := p.Gateway.Start(cmd); err != nil {
-		p.t.Fatal(err)
+	r, _, err := prove.Verify(data)
+	if err != nil {
+		t.Fatal(err)
 	}
-	p.t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-		if text, err := os.ReadFile(log); err == nil && p.t.Failed() {
-			p.t.Logf("serve said:\n%s", text)
-		}
-	})
-	p.until("ready", func() bool {
-		text, _ := os.ReadFile(log)
-		return bytes.Contains(text, []byte("msg=ready"))
-	})
-}
-
-func (p *proving) until(what string, ok func() bool) {
-	p.t.Helper()
-	for range 200 {
-		if ok() {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	p.t.Fatalf("never: %s", what)
-}
-
-// prove runs the proof on the device.
-func (p *proving) prove(args ...string) (*prove.Report, int) {
-	p.t.Helper()
-	cmd := exec.Command(p.weir, append([]string{"prove", "--json", "--dns", world.GatewayV4 + ":53", "--proxy", world.GatewayV4 + ":3128", "--config", p.from}, args...)...)
-	var out, said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &said
-	err := p.Device.Run(cmd)
-	r := new(prove.Report)
-	if jsonErr := json.Unmarshal(out.Bytes(), r); jsonErr != nil {
-		p.t.Fatalf("prove: %v, %v\n%s", err, jsonErr, said.String())
+	if testing.Verbose() && !slices.Contains(args, "--only") {
+		t.Log(out.String())
 	}
 	return r, cmd.ProcessState.ExitCode()
 }
 
-func table(t *testing.T, r *prove.Report, all bool) string {
-	t.Helper()
-	var b strings.Builder
-	if err := r.WriteTable(&b, all); err != nil {
-		t.Fatal(err)
+// Where nothing filters, every way that can be tried is open: no row is closed
+// because it cannot be anything else.
+func TestProveSeesWhatIsOpen(t *testing.T) {
+	w, path := newWorld(t)
+	// There is no gateway, only its address, where the internet's resolver answers.
+	w.Forward(t)
+	r, code := proves(t, w, path)
+	if code != 1 || r.Passed {
+		t.Errorf("exit code %d, passed %v", code, r.Passed)
 	}
-	return b.String()
-}
-
-// filtered is the configuration of an unavoidable gateway.
-func (p *proving) filtered() string {
-	return fmt.Sprintf(`transparent: {listen: ["0.0.0.0:3129", "[::]:3129"]}
-vpn: {interface: %s, management: []}
-`, p.Interface)
-}
-
-// TestProveShowsOpenWays: without a packet filter the ways past the gateway are
-// open, and the proof shows it. Otherwise it could show nothing.
-func TestProveShowsOpenWays(t *testing.T) {
-	p := newProving(t)
-	p.serve("bans: []\n")
-	r, code := p.prove()
-	if code != exitError || r.OK() {
-		t.Errorf("exit %d", code)
-	}
-	for _, x := range r.Results {
-		// The proxy has its own rules about what a tunnel begins with.
-		proxied := x.Route == "connect" || x.Route == "connect-sni" || x.Route == "address-connect"
-		// There is nothing to refuse QUIC, and nothing at that port.
-		absent := x.Route == "works-fallback" || strings.HasSuffix(x.Tried, "own port 8053")
-		if !absent && (x.Outcome == prove.Closed && !proxied || x.Outcome == prove.Broken) {
-			t.Errorf("%s, %s: %s with nothing in the way: %s", x.Route, x.Tried, x.Outcome, x.Detail)
-		}
-	}
-}
-
-// TestProve: with the packet filter every way is closed, and what must work
-// works.
-func TestProve(t *testing.T) {
-	p := newProving(t)
-	p.serve(p.filtered())
-	report, html := filepath.Join(p.Dir, "report.json"), filepath.Join(p.Dir, "report.html")
-	r, code := p.prove("--report", report, "--html", html)
-	if code != exitOK || !r.OK() || r.Generation == 0 {
-		t.Errorf("exit %d\n%s", code, table(t, r, false))
-	}
-	t.Log(table(t, r, false))
-	if n := r.Counts(); n[prove.Closed] < 100 || n[prove.Works] < 10 || n[prove.NotTried] > 0 {
-		t.Errorf("%v", n)
-	}
-	out, err := exec.Command(p.weir, "prove", "verify", report).CombinedOutput()
-	if err != nil || !bytes.Contains(out, []byte("signed by the key")) {
-		t.Errorf("verify: %v\n%s", err, out)
-	}
-	doc, err := os.ReadFile(report)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(report, bytes.Replace(doc, []byte(`"closed"`), []byte(`"CLOSED"`), 1), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command(p.weir, "prove", "verify", report).CombinedOutput(); err == nil || !bytes.Contains(out, []byte("was changed")) {
-		t.Errorf("a changed report: %v\n%s", err, out)
-	}
-	if text, err := os.ReadFile(html); err != nil || !bytes.Contains(text, []byte("Every way that was tried is closed")) {
-		t.Errorf("page: %v", err)
-	}
-	p.mutate()
-}
-
-// mutate takes one rule at a time out of the packet filter. The proof must find
-// the way that it closes.
-func (p *proving) mutate() {
-	p.t.Helper()
-	cfg, err := config.Load(p.file, bans.FS)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	rs, err := gateway.PacketFilter("test", cfg)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	k := vpn.Kernel{NetNS: p.Gateway.FD()}
-	targets, err := gateway.ProveTargets(cfg)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	for _, rules := range mutations(rs.Names(), targets) {
-		mutant := rs
-		for _, rule := range rules {
-			mutant = mutant.Without(rule)
-		}
-		if _, err := k.Apply(mutant); err != nil {
-			p.t.Fatalf("without %v: %v", rules, err)
-		}
-		r, code := p.prove("--timeout", "700ms")
-		p.t.Logf("without %s: exit %d, %s", strings.Join(rules, " and "), code, strings.Join(failedRoutes(r), " "))
-		if _, second := secondLocks[rules[0]]; (code == exitOK) != (second && len(rules) == 1) {
-			p.t.Errorf("without %v: exit %d\n%s", rules, code, table(p.t, r, false))
-		}
-	}
-	if _, err := k.Apply(rs); err != nil {
-		p.t.Fatal(err)
-	}
-	if r, code := p.prove(); code != exitOK {
-		p.t.Errorf("with every rule again: exit %d\n%s", code, table(p.t, r, false))
-	}
-}
-
-// mutations are each rule, and both rules of a ban's addresses, of which either
-// one is enough, where the ban has such addresses.
-func mutations(names []string, targets []prove.Target) [][]string {
-	var all [][]string
-	for _, n := range names {
-		all = append(all, []string{n})
-	}
-	for _, t := range targets {
-		for _, a := range t.Addrs {
-			rule := "ban-" + t.Ban + "-v6"
-			if a.Is4() {
-				rule = "ban-" + t.Ban + "-v4"
+	for _, row := range r.Rows {
+		switch row.Outcome {
+		case prove.Open, prove.Beyond, prove.Works:
+		case prove.NotTried:
+			if row.Route != "before-ban" && row.Route != "connect" && row.Route != "connect-sni" && !strings.HasPrefix(row.Route, "address") {
+				t.Errorf("%s %s: not tried: %v", row.Route, row.Ban, row.Attempts)
 			}
-			all = append(all, []string{"outbound/" + rule, "inbound/" + rule})
+		default:
+			if row.Route == "gateway-admin" || row.Route == "proxy-http" || strings.HasSuffix(row.Attempts[0].Target, "by the proxy") || row.Route == "works-http" || row.Route == "works-tls" {
+				continue // they need a gateway
+			}
+			text, _ := json.MarshalIndent(row, "", " ")
+			t.Errorf("%s", text)
 		}
 	}
-	return all
 }
 
-func failedRoutes(r *prove.Report) []string {
-	var all []string
-	for i := range r.Results {
-		if x := &r.Results[i]; x.Failed() && !slices.Contains(all, x.Route) {
-			all = append(all, x.Route)
+const gatewayConfig = `
+dns: {listen: ["0.0.0.0:53", "[::]:53"], upstreams: ["udp://63.245.0.53:53"]}
+proxy: {listen: ["0.0.0.0:3128", "[::]:3128"]}
+transparent: {listen: ["0.0.0.0:3129", "[::]:3129"]}
+vpn:
+  interface: INTERFACE
+  management: []
+  tcp: {direct: [25, 143, 587, 993]}
+admin: {listen: "127.0.0.1:8053"}
+`
+
+// With the packet filter in place, everything is closed and everything works.
+func TestProve(t *testing.T) {
+	w, path := newWorld(t)
+	cfg := strings.ReplaceAll(gatewayConfig, "INTERFACE", w.Interface)
+	p := w.Serve(path, cfg)
+	html := filepath.Join(w.Dir, "report.html")
+	r, code := proves(t, w, path, "--config", w.File("device.yml", cfg), "--html", html)
+	if code != 0 || !r.Passed {
+		t.Errorf("exit code %d, passed %v\n%s", code, r.Passed, p.Log())
+	}
+	if r.Generation == 0 {
+		t.Errorf("no generation: %s", r.Evidence)
+	}
+	for _, row := range r.Rows {
+		for _, a := range row.Attempts {
+			if a.Outcome == prove.Open || a.Outcome == prove.Broken {
+				t.Errorf("%s %s: %s: %s: %s", row.Route, row.Ban, a.Target, a.Outcome, a.Seen)
+			}
+		}
+		if row.Outcome == prove.NotTried && !mayBeUntried(row.Route) {
+			t.Errorf("%s %s: not tried: %v", row.Route, row.Ban, row.Attempts)
 		}
 	}
-	return all
+	page, err := os.ReadFile(html)
+	if err != nil || !strings.Contains(string(page), "Interdiction de WeChat") {
+		t.Errorf("page: %v, %d bytes", err, len(page))
+	}
 }
 
-// secondLocks are the rules without which another one still closes what they
-// close, or which speak of what one device alone cannot try. The tests of
-// gateway/vpn show what each of them does.
-var secondLocks = func() map[string]string {
-	all := map[string]string{
-		"guard/neighbours":     "neighbour discovery, which no tunnel has",
-		"guard/spoofed":        "another device's address, which no tunnel lets through",
-		"guard/peers":          "another device",
-		"guard/embedding":      "disguised addresses, which are in the sets too",
-		"guard/private-dns":    "refused at once; else looked into and refused there",
-		"forward/to-devices":   "connections to devices from outside",
-		"outbound/ping-v4":     "pings",
-		"outbound/ping-v6":     "pings",
-		"outbound/rest-tcp":    "TCP, all of which is looked into",
-		"inbound/big-pongs-v4": "pings",
-		"inbound/big-pongs-v6": "pings",
-		"inbound/rest":         "connections to devices from outside",
-		"refuse/tcp":           "refused with a reset; else dropped",
-		"refuse/rest":          "refused with an error; else dropped",
-		"gateway/neighbours":   "neighbour discovery, which no tunnel has",
-		"gateway/replies":      "answers to the gateway's own questions",
-		"gateway/ping-v4":      "pings",
-		"gateway/ping-v6":      "pings",
-		"gateway/rest-tcp":     "refused with a reset; else dropped",
-		"gateway/rest":         "refused by the machine; else dropped",
+// mayBeUntried are rows that need what is not there: addresses in the lists, an
+// operator, or somebody who answers where the filter says nothing.
+func mayBeUntried(route string) bool {
+	return strings.HasPrefix(route, "address") || slices.Contains([]string{"before-ban", "udp-tunnel", "ip-tunnel"}, route)
+}
+
+// without says which route sees that a rule of the packet filter is not there.
+var without = map[string]string{
+	"prerouting/from-devices":   "dot",
+	"guard/embedding":           "address-v6",
+	"guard/private-dns":         "dot",
+	"guard/quic":                "works-quic",
+	"nat/from-devices":          "works-tls",
+	"divert/dns-udp-v4":         "works-dns",
+	"divert/dns-tcp-v4":         "works-dns",
+	"divert/dns-udp-v6":         "works-dns",
+	"divert/dns-tcp-v6":         "works-dns",
+	"divert/to-gateway":         "gateway-admin",
+	"divert/tcp-direct":         "works-mail",
+	"divert/inspect-v4":         "works-splits",
+	"divert/inspect-v6":         "works-v6",
+	"forward/from-devices":      "udp-tunnel",
+	"outbound/ban-wechat-v4":    "address",
+	"outbound/ban-wechat-v6":    "address-v6",
+	"outbound/ban-kaspersky-v4": "address",
+	"outbound/ban-kaspersky-v6": "address-v6",
+	"outbound/ban-bypass-v4":    "address",
+	"outbound/ban-bypass-v6":    "address-v6",
+	"outbound/tcp-direct":       "works-mail",
+	"outbound/udp-direct":       "works-time",
+	"outbound/rest":             "udp-tunnel",
+	"inbound/replies":           "works-mail",
+	"input/from-devices":        "gateway-admin",
+	"gateway/dns-udp-v4":        "works-dns",
+	"gateway/dns-tcp-v4":        "works-dns",
+	"gateway/dns-udp-v6":        "works-dns",
+	"gateway/dns-tcp-v6":        "works-dns",
+	"gateway/proxy-v4":          "works-tls",
+	"gateway/inspect-v4":        "works-splits",
+	"gateway/inspect-v6":        "works-v6",
+}
+
+// unseen are rules whose loss one device cannot see in this world, and why. What
+// each of them closes is shown in package vpn.
+var unseen = map[string]string{
+	"guard/neighbours":         "the tunnel has no neighbours",
+	"guard/spoofed":            "WireGuard drops such sources first",
+	"guard/peers":              "there is one device",
+	"forward/to-devices":       "nobody else opens connections",
+	"outbound/ban-tiktok-v4":   "the ban has no addresses in force",
+	"outbound/ban-tiktok-v6":   "the ban has no addresses in force",
+	"outbound/ping-v4":         "echo is not tried",
+	"outbound/ping-v6":         "echo is not tried",
+	"outbound/rest-tcp":        "all other TCP is inspected before it",
+	"inbound/ban-wechat-v4":    "for connections from before the ban",
+	"inbound/ban-wechat-v6":    "for connections from before the ban",
+	"inbound/ban-kaspersky-v4": "for connections from before the ban",
+	"inbound/ban-kaspersky-v6": "for connections from before the ban",
+	"inbound/ban-tiktok-v4":    "for connections from before the ban",
+	"inbound/ban-tiktok-v6":    "for connections from before the ban",
+	"inbound/ban-bypass-v4":    "for connections from before the ban",
+	"inbound/ban-bypass-v6":    "for connections from before the ban",
+	"inbound/big-pongs-v4":     "echo is not tried",
+	"inbound/big-pongs-v6":     "echo is not tried",
+	"inbound/rest":             "nobody else opens connections",
+	"refuse/tcp":               "the rule after it refuses too, in another way",
+	"refuse/rest":              "no UDP of a ban's addresses is tried",
+	"gateway/neighbours":       "the tunnel has no neighbours",
+	"gateway/replies":          "the gateway opens no connections to devices",
+	"gateway/proxy-v6":         "the proxy is tried over IPv4",
+	"gateway/ping-v4":          "echo is not tried",
+	"gateway/ping-v6":          "echo is not tried",
+	"gateway/rest-tcp":         "the rule after it drops what it refuses",
+	"gateway/rest":             "no UDP of the gateway's own is tried",
+}
+
+// Without a rule of the packet filter the proof fails, on the route that the
+// rule closes or keeps working.
+func TestProveMissesARule(t *testing.T) {
+	w, path := newWorld(t)
+	cfg := strings.ReplaceAll(gatewayConfig, "INTERFACE", w.Interface)
+	cfg = strings.Replace(cfg, "admin: {listen: \"127.0.0.1:8053\"}", "admin: {listen: \"0.0.0.0:8053\"}", 1)
+	file := w.File("filter.yml", cfg)
+	off := strings.Replace(cfg, "interface: "+w.Interface, "interface: \"\"", 1)
+	w.Serve(path, off) // so that it does not put back what is taken away
+	c, err := config.Load(file, bans.FS)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, ban := range []string{"wechat", "kaspersky", "tiktok", "bypass"} {
-		for _, family := range []string{"v4", "v6"} {
-			all["outbound/ban-"+ban+"-"+family] = "inbound/ban holds back the answers"
-			all["inbound/ban-"+ban+"-"+family] = "outbound/ban holds back the questions"
+	rs, err := gateway.PacketFilter("test", c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var only []string
+	for _, route := range []string{"dot", "doq", "quic", "address", "address-v6", "udp-tunnel", "ip-tunnel", "gateway-admin",
+		"works-dns", "works-mail", "works-tls", "works-v6", "works-splits", "works-time", "works-quic"} {
+		only = append(only, "--only", route)
+	}
+	k := vpn.Kernel{NetNS: w.Gateway.FD()}
+	for _, rule := range rs.Names() {
+		route := without[rule]
+		if (route == "") != (unseen[rule] != "") {
+			t.Errorf("%s: enter the rule in without or in unseen", rule)
+		}
+		less := rs.Without(rule)
+		if ban, ok := strings.CutPrefix(rule, "outbound/ban-"); ok {
+			less = less.Without("inbound/ban-" + ban) // which drops the answers
+		}
+		if _, err := k.Apply(less); err != nil {
+			t.Fatalf("without %s: %v", rule, err)
+		}
+		r, _ := proves(t, w, path, slices.Concat([]string{"--config", file, "--wait", "600ms"}, only)...)
+		var failed []string
+		for _, row := range r.Rows {
+			if row.Outcome == prove.Open || row.Outcome == prove.Broken {
+				failed = append(failed, row.Route)
+			}
+		}
+		t.Logf("without %-24s %s", rule, strings.Join(slices.Compact(failed), " "))
+		if route == "" && len(failed) > 0 {
+			t.Errorf("without %s: %v fail, and unseen says none would", rule, failed)
+		}
+		if route != "" && !slices.Contains(failed, route) {
+			t.Errorf("without %s: %v fail, want %s among them", rule, failed, route)
 		}
 	}
-	return all
-}()
+}
