@@ -29,11 +29,11 @@ const answerTTL = 60
 // port, in the clear and within TLS.
 func (w *World) serveDNS() {
 	for _, p := range dnsPorts {
-		w.dnsServer(&dns.Server{Listener: w.tcp("", p)})
+		w.dnsServer(&dns.Server{Listener: w.tcp(p)})
 		w.replies(p, overUDP)
 	}
 	for _, p := range dotPorts {
-		w.dnsServer(&dns.Server{Listener: tls.NewListener(w.tcp("", p), w.CA.config("dot"))})
+		w.dnsServer(&dns.Server{Listener: tls.NewListener(w.tcp(p), w.CA.config("dot"))})
 	}
 }
 

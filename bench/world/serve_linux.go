@@ -34,23 +34,23 @@ var (
 func (w *World) serve() {
 	w.tb.Helper()
 	for _, p := range httpPorts {
-		w.http(w.tcp("", p))
+		w.http(w.tcp(p))
 	}
 	for _, p := range tlsPorts {
-		w.http(tls.NewListener(w.tcp("", p), w.CA.config("h2", "http/1.1")))
+		w.http(tls.NewListener(w.tcp(p), w.CA.config("h2", "http/1.1")))
 	}
 	for _, p := range pushPorts {
-		w.eachConn(tls.NewListener(w.tcp("", p), w.CA.config()), func(c net.Conn) { _, _ = io.Copy(c, c) })
+		w.eachConn(tls.NewListener(w.tcp(p), w.CA.config()), func(c net.Conn) { _, _ = io.Copy(c, c) })
 	}
 	for _, p := range smtpPorts {
-		w.eachConn(w.tcp("", p), greets("220 mail.example ESMTP\r\n"))
+		w.eachConn(w.tcp(p), greets("220 mail.example ESMTP\r\n"))
 	}
 	for _, p := range imapPorts {
-		w.eachConn(w.tcp("", p), greets("* OK IMAP4rev1\r\n"))
+		w.eachConn(w.tcp(p), greets("* OK IMAP4rev1\r\n"))
 	}
-	w.eachConn(tls.NewListener(w.tcp("", 993), w.CA.config()), greets("* OK IMAP4rev1\r\n"))
+	w.eachConn(tls.NewListener(w.tcp(993), w.CA.config()), greets("* OK IMAP4rev1\r\n"))
 	for _, p := range echoPorts {
-		w.eachConn(w.tcp("", p), func(c net.Conn) { _, _ = io.Copy(c, c) })
+		w.eachConn(w.tcp(p), func(c net.Conn) { _, _ = io.Copy(c, c) })
 	}
 	w.replies(123, ntp)
 	for _, p := range plainPorts {
@@ -63,12 +63,12 @@ func (w *World) serve() {
 	w.serveQUIC()
 }
 
-// tcp listens on a port of one address, or of all.
-func (w *World) tcp(addr string, port int) net.Listener {
+// tcp listens on a port of every address.
+func (w *World) tcp(port int) net.Listener {
 	w.tb.Helper()
 	var l net.Listener
 	err := w.Internet.Do(func() (err error) {
-		l, err = net.Listen("tcp", net.JoinHostPort(addr, fmt.Sprint(port)))
+		l, err = net.Listen("tcp", fmt.Sprintf(":%d", port))
 		return err
 	})
 	if err != nil {

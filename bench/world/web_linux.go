@@ -2,7 +2,6 @@ package world
 
 import (
 	"bufio"
-	"crypto/sha1" // the handshake of WebSocket is made of it
 	"crypto/tls"
 	"encoding/base64"
 	"fmt"
@@ -14,7 +13,14 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/net/websocket"
 )
+
+// echo is a WebSocket that sends back what it gets.
+var echo = websocket.Server{Handler: func(c *websocket.Conn) {
+	_ = c.SetDeadline(time.Now().Add(connTime))
+	_, _ = io.Copy(c, c)
+}}
 
 // site answers for every name over HTTP/1.1, HTTP/2 and HTTP/3. "/big/N" is N
 // bytes, "/echo" is a WebSocket, "/dns-query" is DNS over HTTPS (RFC 8484), and
@@ -28,7 +34,7 @@ func site(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(path, "/big/"):
 		sendBytes(w, strings.TrimPrefix(path, "/big/"))
 	case path == "/echo":
-		webSocket(w, r)
+		echo.ServeHTTP(w, r)
 	case path == "/dns-query":
 		overHTTPS(w, r)
 	case path == "/d" || path == "/resolve":
@@ -93,39 +99,14 @@ func overHTTPS(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(out)
 }
 
-// webSocket accepts the upgrade (RFC 6455, section 4.2.2) and sends back every
-// byte, frames and all.
-func webSocket(w http.ResponseWriter, r *http.Request) {
-	hj, ok := w.(http.Hijacker)
-	key := r.Header.Get("Sec-Websocket-Key")
-	if !ok || key == "" || !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
-		http.Error(w, "not a WebSocket", http.StatusBadRequest)
-		return
-	}
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	c, rw, err := hj.Hijack()
-	if err != nil {
-		return
-	}
-	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(connTime))
-	_, _ = fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n",
-		base64.StdEncoding.EncodeToString(sum[:]))
-	_, _ = io.Copy(c, io.MultiReader(io.LimitReader(rw, int64(rw.Reader.Buffered())), c))
-}
-
-// Client returns a client whose connections start in the namespace. It trusts
-// the world's authority only and looks names up itself, at the gateway.
-func (s *Space) dialer(network, addr string) (c net.Conn, err error) {
+// Dial connects from the namespace to a literal address.
+func (s *Space) Dial(network, addr string) (c net.Conn, err error) {
 	err = s.Do(func() (err error) {
 		c, err = net.DialTimeout(network, addr, 10*time.Second)
 		return err
 	})
 	return c, err
 }
-
-// Dial connects from the namespace to a literal address.
-func (s *Space) Dial(network, addr string) (net.Conn, error) { return s.dialer(network, addr) }
 
 // DialTLS is Dial and a handshake for the name.
 func (w *World) DialTLS(s *Space, addr, name string) (*tls.Conn, error) {
@@ -158,8 +139,11 @@ func (s *Space) Connect(addr, target string) (net.Conn, error) {
 	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 	_, _ = fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", target)
 	resp, err := http.ReadResponse(bufio.NewReaderSize(c, 16), &http.Request{Method: http.MethodConnect})
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("CONNECT %s: %s", target, resp.Status)
+	if err == nil {
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			err = fmt.Errorf("CONNECT %s: %s", target, resp.Status)
+		}
 	}
 	if err != nil {
 		_ = c.Close()

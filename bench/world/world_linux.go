@@ -11,16 +11,14 @@ import (
 // Addresses of the tunnel and of the cables. The rest of the address space is
 // the internet's.
 const (
-	DeviceV4       = "10.8.0.2"
-	DeviceV6       = "fd00:8::2"
-	GatewayV4      = "10.8.0.1"
-	GatewayV6      = "fd00:8::1"
-	outsideV4      = "198.51.100.1" // the gateway's on the cable to the internet
-	outsideV6      = "2001:db8:51::1"
-	farV4          = "198.51.100.2" // the internet's
-	farV6          = "2001:db8:51::2"
-	carrierDevice  = "10.9.0.2"
-	carrierGateway = "10.9.0.1"
+	DeviceV4             = "10.8.0.2"
+	DeviceV6             = "fd00:8::2"
+	GatewayV4            = "10.8.0.1"
+	GatewayV6            = "fd00:8::1"
+	outsideV4, outsideV6 = "198.51.100.1", "2001:db8:51::1" // the gateway's on the cable to the internet
+	farV4, farV6         = "198.51.100.2", "2001:db8:51::2" // the internet's
+	carrierDevice        = "10.9.0.2"
+	carrierGateway       = "10.9.0.1"
 )
 
 // Upstream is the resolver that the gateway asks.
