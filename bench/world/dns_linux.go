@@ -143,3 +143,6 @@ func hash(name string) uint32 {
 	_, _ = h.Write([]byte(name))
 	return h.Sum32()
 }
+
+// Address returns the IPv4 address that the internet gives for a name.
+func (w *World) Address(name string) string { return addr4(name).String() }

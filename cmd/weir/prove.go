@@ -35,7 +35,7 @@ func proveCommand() *cli.Command {
 		Flags: []cli.Flag{
 			configFlag(),
 			&cli.StringFlag{Name: "gateway", Usage: "`ADDRESS` of the gateway; without it the first resolver of /etc/resolv.conf"},
-			&cli.StringFlag{Name: "json", Usage: "write the signed report to `FILE`"},
+			&cli.StringFlag{Name: "json", Aliases: []string{"report"}, Usage: "write the signed report to `FILE`"},
 			&cli.StringFlag{Name: "html", Usage: "write the report as a page to `FILE`"},
 			&cli.StringFlag{Name: "key", Usage: "Ed25519 key in PEM that signs; made if `FILE` is not there"},
 			&cli.StringSliceFlag{Name: "only", Usage: "try that `ROUTE` only; may be repeated"},
@@ -68,7 +68,7 @@ func proveRun(c *cli.Context) error {
 	}
 	if c.Bool("dry-run") {
 		for _, line := range prove.DryRun(opts) {
-			_, _ = fmt.Fprintln(c.App.Writer, line)
+			_, _ = fmt.Fprintln(c.App.Writer, line) // a reader that has seen enough may go
 		}
 		return nil
 	}

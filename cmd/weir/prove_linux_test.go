@@ -1,13 +1,19 @@
 package main
 
 import (
+	"crypto/tls"
 	"encoding/json"
+	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/weir-gateway/weir/bench/corpus"
 	"github.com/weir-gateway/weir/bench/world"
@@ -250,4 +256,59 @@ func TestProveMissesARule(t *testing.T) {
 			t.Errorf("without %s: %v fail, want %s among them", rule, failed, route)
 		}
 	}
+}
+
+// A ban that comes into force cuts the tunnel that is open to what it bans, at
+// once; other tunnels go on and lose nothing.
+func TestBanCutsOpenTunnel(t *testing.T) {
+	w, path := newWorld(t)
+	cfg := strings.ReplaceAll(gatewayConfig, "INTERFACE", w.Interface)
+	p := w.Serve(path, cfg+"bans: [wechat, kaspersky]\n")
+	tunnels := map[string]*tls.Conn{}
+	for _, name := range []string{"www.tiktok.com", "www.example.com"} {
+		for kind, open := range map[string]func() (net.Conn, error){
+			"proxy":       func() (net.Conn, error) { return w.Device.Connect(world.GatewayV4+":3128", name+":443") },
+			"transparent": func() (net.Conn, error) { return w.Device.Dial("tcp", w.Address(name)+":443") },
+		} {
+			c, err := open()
+			if err != nil {
+				t.Fatalf("%s to %s: %v\n%s", kind, name, err, p.Log())
+			}
+			s, err := w.Secure(c, name)
+			if err != nil {
+				t.Fatalf("%s to %s: %v\n%s", kind, name, err, p.Log())
+			}
+			defer func() { _ = s.Close() }()
+			_ = s.SetDeadline(time.Now().Add(20 * time.Second))
+			if _, err := fmt.Fprintf(s, "GET /big/40000000 HTTP/1.0\r\nHost: %s\r\n\r\n", name); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(s, make([]byte, 4096)); err != nil {
+				t.Fatal(err)
+			}
+			tunnels[kind+" "+name] = s
+		}
+	}
+	w.File("weir.yml", cfg+"bans: [wechat, kaspersky, tiktok]\n") // noticed by itself
+	begin := time.Now()
+	for !strings.Contains(p.Log(), "generation=2") && time.Since(begin) < 5*time.Second {
+		time.Sleep(5 * time.Millisecond)
+	}
+	force := time.Now()
+	var all sync.WaitGroup
+	for name, c := range tunnels {
+		all.Go(func() {
+			n, err := io.Copy(io.Discard, c)
+			took := time.Since(force)
+			t.Logf("%s: %d bytes, ended %v after the ban: %v", name, n, took, err)
+			whole := err == nil && n > 40_000_000-4096
+			switch banned := strings.HasSuffix(name, "tiktok.com"); {
+			case banned && (whole || took > time.Second):
+				t.Errorf("%s: not cut within a second", name)
+			case !banned && !whole:
+				t.Errorf("%s: bytes were lost", name)
+			}
+		})
+	}
+	all.Wait()
 }
