@@ -42,6 +42,10 @@ func site(w http.ResponseWriter, r *http.Request) {
 		_, _ = fmt.Fprintf(w, "%s;600", addr4(name))
 	case strings.HasSuffix(path, "/newgetdns"):
 		_, _ = io.WriteString(w, "<dns><domain name=\"short.weixin.qq.com\"><ip>43.130.30.240</ip></domain></dns>")
+	case path == "/second":
+		h.Set("Connection", "close") // so that the next request needs a connection
+		h.Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = io.WriteString(w, second)
 	case path == "/generate_204":
 		w.WriteHeader(http.StatusNoContent)
 	default:
@@ -49,6 +53,14 @@ func site(w http.ResponseWriter, r *http.Request) {
 		_, _ = fmt.Fprintf(w, "<!doctype html><title>%[1]s</title><p id=host>origin of %[1]s</p><p id=proto>%[2]s</p>", strings.ToLower(r.Host), r.Proto)
 	}
 }
+
+// second is a page that asks for another one after it was told of HTTP/3, and
+// says how long that took.
+const second = `<!doctype html><title>second</title><p id=took></p><script>
+const begin = performance.now(), x = new XMLHttpRequest();
+x.open("GET", "/", false); x.send();
+document.getElementById("took").textContent = "status " + x.status + " after " + Math.round(performance.now() - begin) + " ms";
+</script>`
 
 // sendBytes writes n bytes in which every place has its own value, as the device
 // knows them too.

@@ -71,14 +71,14 @@ const (
 var cuts = []cut{whole, bytes1, records, sevens, late, stalled}
 
 // clientHello returns the first record of a client that asks for the name.
-func clientHello(name string, protocols ...string) []byte {
+func clientHello(name string) []byte {
 	if name == "" {
 		name = "192.0.2.1" // crypto/tls leaves the extension out for an address
 	}
 	near, far := net.Pipe()
 	defer func() { _ = near.Close() }()
 	go func() {
-		_ = tls.Client(far, &tls.Config{MinVersion: tls.VersionTLS12, ServerName: name, NextProtos: protocols}).Handshake()
+		_ = tls.Client(far, &tls.Config{MinVersion: tls.VersionTLS12, ServerName: name}).Handshake()
 		_ = far.Close()
 	}()
 	_ = near.SetDeadline(time.Now().Add(time.Second))
