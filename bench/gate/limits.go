@@ -10,7 +10,9 @@ var limits = map[string]limit{
 	"udp/mixed":       {ratio: 1.30, noise: 0.08, calls: 0.1},
 	"connect/blocked": {ratio: 1.20, noise: 0.10},
 	"connect/set-up":  {ratio: 1.10, noise: 0.10},
-	"http/get":        {ratio: 4.40, noise: 0.10}, // about what squid takes
+	// The floor parses nothing, and the faster a processor is at parsing the less
+	// that shows: 4.3 to 4.6 on an AMD EPYC, 5.1 to 5.4 on an Intel Xeon.
+	"http/get": {ratio: 5.40, noise: 0.10},
 }
 
 // What the hot path may be above baseline.json: on the processor and with the
