@@ -15,6 +15,10 @@ import (
 // Build makes the table over them, so nothing large is ever made twice: the
 // memory of a Builder is that of its Set.
 type Builder struct {
+	// Pace, if it is set, is called by Build after each few names: whoever shares
+	// a processor with others can let them have it.
+	Pace func()
+
 	base    *core
 	classes map[class]uint32
 	codes   map[string]byte // of endings
@@ -63,21 +67,23 @@ func (b *Builder) begin() {
 
 func (b *Builder) addName(list int, r Rule) error {
 	// A rule in another spelling would never match, and nobody would know.
-	if c, err := CanonicalName(r.Name); err != nil {
-		return err
-	} else if c != r.Name {
+	if !isCanonical(r.Name) {
+		if _, err := CanonicalName(r.Name); err != nil {
+			return err
+		}
 		return fmt.Errorf("name of rule %q is not canonical", r)
 	}
 	if len(r.Path) > maxPath {
 		return fmt.Errorf("path of a rule for %s is longer than %d bytes", r.Name, maxPath)
 	}
 	c := b.base
-	for end := len(r.Name); end > 0; {
-		start := labelStart(r.Name, end)
+	start := labelStart(r.Name, len(r.Name))
+	c.top = c.top || start == 0
+	// The last labels alone are too few to count.
+	for start > 0 {
+		start = labelStart(r.Name, start-1)
 		b.nodes.add(c.hash(r.Name[start:]))
-		end = start - 1
 	}
-	c.top = c.top || labelStart(r.Name, len(r.Name)) == 0
 	var text [maxName]byte
 	name := b.packName(text[:0], r.Name)
 	class := b.class(list, &r)
@@ -134,19 +140,21 @@ func (b *Builder) addPrefix(list int, r Rule) error {
 // Build returns the compiled Set. The Builder must not be used afterwards, but
 // as a new one.
 func (b *Builder) Build() *Set {
-	c, signs := b.base, b.signs
+	c, signs, pace := b.base, b.signs, b.Pace
 	nodes := b.nodes.count()
 	*b = Builder{}
 	if c == nil {
 		return new(Set)
 	}
 	if len(c.records) > 0 {
-		c.table = newTable(nodes)
-		c.addRules()
-		for !c.addInner() {
-			c.grow()
+		if pace == nil {
+			pace = func() {}
 		}
-		c.spans = c.spanOf()
+		c.table = newTable(nodes)
+		c.addRules(pace)
+		for !c.addInner(pace) {
+			c.grow(pace)
+		}
 	}
 	return &Set{base: c, signs: signs}
 }
@@ -154,11 +162,12 @@ func (b *Builder) Build() *Set {
 // addRules enters each record into the table, and writes those that stay again:
 // a rule that says the same as an earlier one goes, and the second rule of one
 // name leaves its text.
-func (c *core) addRules() {
-	a := adder{core: c, out: compactor{blob: c.records}}
+func (c *core) addRules(pace func()) {
+	a := adder{core: c, pace: pace, out: compactor{blob: c.records}}
 	for _, chunk := range c.records {
 		for len(chunk) > 0 {
 			chunk = chunk[a.addSome(chunk):]
+			a.pace()
 		}
 	}
 	c.records = a.out.done()
@@ -181,33 +190,45 @@ func (t *table) fetch(hashes []uint64) {
 // addSome adds the records that the chunk begins with, and returns their size.
 func (a *adder) addSome(chunk []byte) int {
 	var hashes [ahead]uint64
-	n := 0
-	for at := 0; n < ahead && at < len(chunk); n++ {
-		r, size := readRecord(chunk[at:])
-		hashes[n] = a.hash(a.endings.name(&r, a.name[:0]))
-		at += size
+	n, end := 0, 0
+	for ; n < ahead && end < len(chunk); n++ {
+		e := &a.entries[n]
+		var size int
+		e.r, size = readRecord(chunk[end:])
+		e.name = a.endings.name(&e.r, e.buf[:0])
+		e.rec = chunk[end : end+size]
+		hashes[n] = a.hash(e.name)
+		end += size
 	}
 	a.table.fetch(hashes[:n])
-	at := 0
-	for _, h := range hashes[:n] {
-		r, size := readRecord(chunk[at:])
-		a.add(h, &r, chunk[at:at+size])
-		at += size
+	for i, h := range hashes[:n] {
+		a.add(h, &a.entries[i])
 	}
-	return at
+	return end
 }
 
 // An adder is the state of addRules. What it reads from the records moves when
 // the compactor writes: a record's text is not looked at after its put.
 type adder struct {
 	*core
-	out   compactor
-	name  [maxName]byte
-	short []byte            // a record without its text
-	paths map[uint64]uint32 // offsets of the rules with a path, by hash
+	pace    func()
+	out     compactor
+	entries [ahead]entering
+	short   []byte            // a record without its text
+	paths   map[uint64]uint32 // offsets of the rules with a path, by hash
 }
 
-func (a *adder) add(h uint64, r *record, rec []byte) {
+// An entering is a record whose turn is near. What of it is a view of the record
+// is so until its put: the compactor never writes where nobody has read.
+type entering struct {
+	r    record
+	rec  []byte
+	name string
+	buf  [maxName]byte // what name may be a view of
+}
+
+func (a *adder) add(h uint64, e *entering) {
+	r, rec := &e.r, e.rec
 	var mark uint64
 	if r.path {
 		mark = a.hash(view(r.text)) + uint64(r.class)*0x9e3779b97f4a7c15
@@ -215,8 +236,7 @@ func (a *adder) add(h uint64, r *record, rec []byte) {
 			return
 		}
 	}
-	name := a.endings.name(r, a.name[:0])
-	b, i, _ := a.find(h, name)
+	b, i, _ := a.find(h, e.name)
 	switch {
 	case b == nil && r.path:
 		offset := a.addPath(mark, r, rec)
@@ -281,51 +301,55 @@ func (a *adder) addPath(mark uint64, r *record, rec []byte) uint32 {
 // enter puts a new entry into the table, which grows if need be.
 func (a *adder) enter(h uint64, kind int, val uint32) {
 	if !a.table.room() {
-		a.grow()
+		a.grow(a.pace)
 	}
 	a.table.put(h, kind, val)
 }
 
 // addInner tells each name that has something under it, and enters those that
-// have no rule. It returns false when the table is too small.
-func (c *core) addInner() bool {
-	for _, chunk := range c.records {
+// have no rule; and it notes what each chunk has. It returns false when the
+// table is too small.
+func (c *core) addInner(pace func()) bool {
+	c.spans = make([]span, len(c.records))
+	for i, chunk := range c.records {
+		c.spans[i] = emptySpan
 		for len(chunk) > 0 {
-			size, ok := c.addSomeInner(chunk)
+			size, ok := c.addSomeInner(chunk, &c.spans[i])
 			if !ok {
 				return false
 			}
 			chunk = chunk[size:]
+			pace()
 		}
 	}
 	return true
 }
 
 // addSomeInner does so for the records that the chunk begins with.
-func (c *core) addSomeInner(chunk []byte) (size int, ok bool) {
+func (c *core) addSomeInner(chunk []byte, s *span) (size int, ok bool) {
 	var (
-		buf    [maxName]byte
+		bufs   [ahead][maxName]byte
+		names  [ahead]string
+		dots   [ahead]int
 		hashes [ahead]uint64
-		starts [ahead]int
 		n      int
 	)
 	for size < len(chunk) && n < ahead {
-		start := size
-		r, length := readRecord(chunk[start:])
+		r, length := readRecord(chunk[size:])
 		size += length
+		s.add(c.classes[r.class].list, r.line)
 		if len(r.text) == 0 || !c.top && r.short() {
 			continue
 		}
-		name := c.endings.name(&r, buf[:0])
+		name := c.endings.name(&r, bufs[n][:0])
 		if dot := c.above(name); dot > 0 {
-			hashes[n], starts[n] = c.hash(name[dot+1:]), start
+			names[n], dots[n], hashes[n] = name, dot, c.hash(name[dot+1:])
 			n++
 		}
 	}
 	c.table.fetch(hashes[:n])
-	for _, start := range starts[:n] {
-		r, _ := readRecord(chunk[start:])
-		if !c.addAbove(c.endings.name(&r, buf[:0])) {
+	for i, name := range names[:n] {
+		if !c.addAbove(name, dots[i], hashes[i]) {
 			return size, false
 		}
 	}
@@ -343,12 +367,11 @@ func (c *core) above(name string) int {
 	return dot
 }
 
-// addAbove tells the names above one.
-func (c *core) addAbove(name string) bool {
-	for dot := c.above(name); dot > 0; dot = labelStart(name, dot) - 1 {
-		above := name[dot+1:]
-		h := c.hash(above)
-		b, i, under := c.find(h, above)
+// addAbove tells the names above one, from the shortest on, which is behind the
+// dot and has that hash.
+func (c *core) addAbove(name string, dot int, h uint64) bool {
+	for {
+		b, i, under := c.find(h, name[dot+1:])
 		switch {
 		case b == nil && !under:
 			if !c.table.room() {
@@ -361,17 +384,23 @@ func (c *core) addAbove(name string) bool {
 		case b.kind(i) == many:
 			c.heads.at(b.vals[i]).inner = true
 		}
+		if dot = labelStart(name, dot) - 1; dot <= 0 {
+			return true
+		}
+		h = c.hash(name[dot+1:])
 	}
-	return true
 }
 
 // grow makes the table larger, for when it was estimated too small, and leaves
 // out the inner entries, which addInner finds again.
-func (c *core) grow() {
+func (c *core) grow(pace func()) {
 	old := c.table
 	c.table = table{buckets: make([]bucket, len(old.buckets)+len(old.buckets)/4+1)}
 	var buf [maxName]byte
 	for n := range old.buckets {
+		if n%width == 0 {
+			pace()
+		}
 		b := &old.buckets[n]
 		for i := range width {
 			if !b.taken(i) || b.kind(i) == inner {

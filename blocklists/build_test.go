@@ -213,3 +213,31 @@ func TestEntriesOfABucket(t *testing.T) {
 		}
 	}
 }
+
+// TestBuildPace pins that Build calls Pace all the time, also where the table
+// grows, and that the Set is the same.
+func TestBuildPace(t *testing.T) {
+	const rules = 50_000
+	calls := 0
+	b := Builder{Pace: func() { calls++ }}
+	for i := range rules {
+		if err := b.Add(0, Rule{Kind: Suffix, Action: Block, Name: fmt.Sprintf("n%d.example%d.org", i, i%99), Line: i + 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if calls != 0 {
+		t.Errorf("Add called Pace %d times", calls)
+	}
+	s := b.Build()
+	if least := 2 * rules / ahead; calls < least {
+		t.Errorf("Build called Pace %d times for %d rules, want at least %d", calls, rules, least)
+	}
+	if got := s.Rules(); got != rules {
+		t.Errorf("the set has %d rules, want %d", got, rules)
+	}
+	calls = 0
+	s.base.grow(func() { calls++ })
+	if least := len(s.base.table.buckets) / 2 / width; calls < least {
+		t.Errorf("growing called Pace %d times, want at least %d", calls, least)
+	}
+}

@@ -15,21 +15,13 @@ type span struct {
 	first, last uint32
 }
 
-// spanOf looks through the records of each chunk.
-func (c *core) spanOf() []span {
-	spans := make([]span, len(c.records))
-	for i, chunk := range c.records {
-		s := span{first: math.MaxUint32}
-		for at := 0; at < len(chunk); {
-			r, size := readRecord(chunk[at:])
-			list := c.classes[r.class].list
-			s.mixed = s.mixed || at > 0 && list != s.list
-			s.list, s.first, s.last = list, min(s.first, r.line), max(s.last, r.line)
-			at += size
-		}
-		spans[i] = s
-	}
-	return spans
+// emptySpan is that of a chunk without records.
+var emptySpan = span{first: math.MaxUint32}
+
+// add adds a record.
+func (s *span) add(list uint16, line uint32) {
+	s.mixed = s.mixed || list != s.list && *s != emptySpan
+	s.list, s.first, s.last = list, min(s.first, line), max(s.last, line)
 }
 
 // RulesOf returns how many different rules of the list the Set holds.

@@ -39,6 +39,9 @@ var uts46 = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictD
 //
 // For names that are canonical already it does not allocate.
 func CanonicalName(s string) (string, error) {
+	if isCanonical(s) {
+		return s, nil
+	}
 	s, err := toASCII(s)
 	if err != nil {
 		return "", err
@@ -75,6 +78,24 @@ func CanonicalName(s string) (string, error) {
 		s = strings.ToLower(s)
 	}
 	return s, nil
+}
+
+// isCanonical is CanonicalName's quick answer for the many names that are.
+func isCanonical(s string) bool {
+	if len(s) > maxName {
+		return false
+	}
+	start := 0
+	for i := range len(s) {
+		if isNameByte(s[i]) {
+			continue
+		}
+		if s[i] != '.' || i == start || i-start > maxLabel {
+			return false
+		}
+		start = i + 1
+	}
+	return len(s) > start && len(s)-start <= maxLabel
 }
 
 func isNameByte(c byte) bool { return nameBytes[c] }

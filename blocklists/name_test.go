@@ -328,3 +328,21 @@ func FuzzParseHost(f *testing.F) {
 		}
 	})
 }
+
+// TestIsCanonical holds the quick answer against the slow one, at the edges.
+func TestIsCanonical(t *testing.T) {
+	label := strings.Repeat("a", maxLabel)
+	long := strings.Join([]string{label, label, label, label[:61]}, ".")
+	for name, want := range map[string]bool{
+		"a": true, "a.b": true, "_dmarc.a-b.c0": true, "-a-.b": true, label + ".b": true, "b." + label: true, long: true,
+		"": false, ".": false, "a.": false, ".a": false, "a..b": false, "A.b": false, "a b": false, "a*b": false, "é.b": false,
+		"a\x00": false, label + "a.b": false, "b." + label + "a": false, long + "a": false,
+	} {
+		if got := isCanonical(name); got != want {
+			t.Errorf("isCanonical(%q) = %t, want %t", name, got, want)
+		}
+		if c, err := CanonicalName(name); (err == nil && c == name) != want {
+			t.Errorf("CanonicalName(%q) = %q, %v", name, c, err)
+		}
+	}
+}
