@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime/debug"
 	"time"
 
 	"github.com/weir-gateway/weir/blocklists"
@@ -20,10 +19,6 @@ import (
 // verdictCache is how many URLs the cache in front of the rules with a path
 // remembers. Names have none: it never pays (gateway/policy/BENCHMARKS.md).
 const verdictCache = 16384
-
-// compileGCPercent is how much the heap may grow between two collections while
-// a policy is compiled.
-const compileGCPercent = 25
 
 // protectedSource holds the names that no ban may hold back.
 const protectedSource = "embedded:protected.txt"
@@ -50,6 +45,7 @@ type policySet struct {
 	snapshot *policy.Snapshot
 	set      *blocklists.Set
 	built    bool // and not taken over, edited or not
+	heap     *heapBound
 	lists    []ListStatus
 	parts    []part    // by the list indexes of set
 	off      []offList // that are not loaded
@@ -72,11 +68,19 @@ type part struct {
 // touches nothing that is in force. Of the old policy, nil for none, it takes
 // over what has not changed: so a change of who may do what, of the operator's
 // rules or of a short list is in force at once, however long the other lists.
-func compile(cfg *config.Config, generation uint64, old *policySet) (*policySet, error) {
+func compile(cfg *config.Config, generation uint64, old *policySet) (_ *policySet, err error) {
 	if cfg.QUIC.Mode == config.QUICInspect {
 		return nil, errInspect
 	}
-	c := compiler{cfg: cfg, read: revisions{}}
+	c := compiler{cfg: cfg, read: revisions{}, beside: old != nil}
+	if c.beside {
+		c.pace.begin()
+	}
+	defer func() {
+		if err != nil {
+			c.heap.lift()
+		}
+	}()
 	if err := c.plan(); err != nil {
 		return nil, err
 	}
@@ -88,6 +92,9 @@ func compile(cfg *config.Config, generation uint64, old *policySet) (*policySet,
 	if built {
 		if set, err = c.build(); err != nil {
 			return nil, err
+		}
+		if !c.beside {
+			c.heap.lift()
 		}
 	}
 	c.spec.Generation, c.spec.Set = generation, set
@@ -101,7 +108,7 @@ func compile(cfg *config.Config, generation uint64, old *policySet) (*policySet,
 	if err != nil {
 		return nil, err
 	}
-	return &policySet{snapshot: snapshot, set: set, built: built, lists: statuses(c.parts, c.off), parts: c.parts, off: c.off, read: c.read}, nil
+	return &policySet{snapshot: snapshot, set: set, built: built, heap: c.heap, lists: statuses(c.parts, c.off), parts: c.parts, off: c.off, read: c.read}, nil
 }
 
 // errInspect refuses what the packet filter could bring here and nobody takes.
@@ -109,11 +116,14 @@ var errInspect = errors.New("quic.mode: inspect is not built yet; with refuse, c
 
 // A compiler carries one compilation.
 type compiler struct {
-	cfg   *config.Config
-	spec  policy.Spec
-	parts []part
-	off   []offList
-	read  revisions
+	cfg    *config.Config
+	spec   policy.Spec
+	parts  []part
+	off    []offList
+	read   revisions
+	beside bool // a policy is in force meanwhile
+	pace   pacer
+	heap   *heapBound
 }
 
 // An offList is a list that is not loaded, before the part of that index.
@@ -173,12 +183,14 @@ func statuses(parts []part, off []offList) []ListStatus {
 
 // build compiles all lists.
 func (c *compiler) build() (*blocklists.Set, error) {
-	// Compiling leaves garbage of several times the policy's size, and next to
-	// no pointers to follow: collecting often is cheap and halves the peak.
-	defer debug.SetGCPercent(debug.SetGCPercent(compileGCPercent))
-	var b blocklists.Builder
+	c.heap = boundHeap(c.beside)
+	b := blocklists.Builder{Pace: c.pace.pause}
 	for i := range c.parts {
-		if err := c.load(i, func(r blocklists.Rule) error { return b.Add(i, r) }); err != nil {
+		add := func(r blocklists.Rule) error {
+			c.pace.step()
+			return b.Add(i, r)
+		}
+		if err := c.load(i, add); err != nil {
 			return nil, err
 		}
 	}
@@ -216,7 +228,7 @@ func (c *compiler) loadSource(p *part, add func(blocklists.Rule) error) error {
 	defer func() { _ = r.Close() }()
 	p.read = c.read[st.Source]
 	sum, text := sha256.New(), newOutline()
-	report, err := parse.Load(st.Format, io.TeeReader(r, io.MultiWriter(sum, text)), parse.Limits{}, add)
+	report, err := parse.Load(st.Format, io.TeeReader(pacedReader{r, &c.pace}, io.MultiWriter(sum, text)), parse.Limits{}, add)
 	if err != nil {
 		return fmt.Errorf("list %s (%s): %w", st.Name, st.Source, err)
 	}
@@ -235,13 +247,15 @@ func (c *compiler) loadSource(p *part, add func(blocklists.Rule) error) error {
 // without: the next reload reads all of it. It reports whether there were any.
 func (set *policySet) finish() bool {
 	changed := false
+	var pace pacer
+	pace.begin()
 	for i := range set.parts {
 		p := &set.parts[i]
 		if !p.patched {
 			continue
 		}
 		p.patched, changed = false, true
-		p.outline, p.status.Digest = digest(p.status.Source, p.read)
+		p.outline, p.status.Digest = digest(p.status.Source, p.read, &pace)
 	}
 	if changed {
 		set.lists = statuses(set.parts, set.off)
@@ -250,14 +264,14 @@ func (set *policySet) finish() bool {
 }
 
 // digest returns the outline and the digest of a source of that revision.
-func digest(source string, at revision) (*outline, string) {
+func digest(source string, at revision, pace *pacer) (*outline, string) {
 	r, err := opener.Open(source)
 	if err != nil {
 		return nil, ""
 	}
 	defer func() { _ = r.Close() }()
 	sum, text := sha256.New(), newOutline()
-	if _, err := io.Copy(io.MultiWriter(sum, text), r); err != nil || look(source) != at {
+	if _, err := io.Copy(io.MultiWriter(sum, text), pacedReader{r, pace}); err != nil || look(source) != at {
 		return nil, ""
 	}
 	text.close()

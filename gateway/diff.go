@@ -192,10 +192,11 @@ func (o *outline) widen(f io.ReaderAt, size, from, to int64) (*window, error) {
 		return nil, errUnlike
 	}
 	start := max(from-maxWindow/4, 0)
-	text := make([]byte, min(end+maxWindow/4, size)-start)
-	if len(text) > maxWindow {
+	length := min(end+maxWindow/4, size) - start
+	if length > maxWindow {
 		return nil, errUnlike
 	}
+	text := make([]byte, length)
 	if _, err := f.ReadAt(text, start); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
@@ -221,7 +222,7 @@ func (o *outline) widen(f io.ReaderAt, size, from, to int64) (*window, error) {
 // diff returns the edit that makes of the list what its file says now, with the
 // report that loading all of it would give, or nil where that cannot be told
 // from a part of it. A file that is as it was needs no edit.
-func (p *part) diff(list int, set *blocklists.Set) (*blocklists.Edit, *parse.Report) {
+func (p *part) diff(list int, set *blocklists.Set, pace *pacer) (*blocklists.Edit, *parse.Report) {
 	if !p.outline.describes(p.status.Report, set, list) {
 		return nil, nil
 	}
@@ -238,7 +239,7 @@ func (p *part) diff(list int, set *blocklists.Set) (*blocklists.Edit, *parse.Rep
 	if err != nil {
 		return nil, nil
 	}
-	w, err := p.outline.compare(f, st.Size())
+	w, err := p.outline.compare(pacedReaderAt{f, pace}, st.Size())
 	if err != nil {
 		return nil, nil
 	}

@@ -36,6 +36,7 @@ func (c *compiler) edit(old *policySet) (*blocklists.Set, error) {
 		}
 		e.Drop = append(e.Drop, i)
 		err := c.load(i, func(r blocklists.Rule) error {
+			c.pace.step()
 			if len(e.Add) == maxEdit {
 				return errLong
 			}
@@ -98,7 +99,7 @@ func (c *compiler) takeDiff(i int, old *part, set *blocklists.Set, e *blocklists
 	}
 	p := &c.parts[i]
 	at, before := time.Now(), look(p.status.Source)
-	d, report := old.diff(i, set)
+	d, report := old.diff(i, set, &c.pace)
 	if d == nil || len(d.Remove)+len(d.Add) > maxEdit || look(p.status.Source) != before {
 		return false
 	}

@@ -3,10 +3,12 @@ package gateway
 import (
 	"math"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 const (
@@ -28,6 +30,58 @@ const (
 	largePolicy = 100_000
 )
 
+// compileGCPercent is how much the heap may grow between two collections while
+// a policy is compiled. Most of what a list leaves behind has no pointers to
+// follow: collecting often is cheap and keeps the peak low.
+//
+// Beside a policy that is in force, even a few milliseconds of the collector
+// are late answers, and a list of plain names leaves next to nothing to collect.
+// So the first collection comes only when more lives than two policies of the
+// old one's size, by besideGCPercent; from then on they are as often.
+const (
+	compileGCPercent = 25
+	besideGCPercent  = 150
+)
+
+// A heapBound is how a compilation has set the collector, until it is lifted.
+// Nil is none.
+type heapBound struct {
+	mu     sync.Mutex
+	before int
+	lifted bool
+}
+
+func boundHeap(beside bool) *heapBound {
+	if !beside {
+		return &heapBound{before: debug.SetGCPercent(compileGCPercent)}
+	}
+	b := &heapBound{before: debug.SetGCPercent(besideGCPercent)}
+	// Nothing holds the sentinel, so it goes with the first collection.
+	runtime.AddCleanup(new(*heapBound), func(b *heapBound) { b.tighten() }, b)
+	return b
+}
+
+func (b *heapBound) tighten() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.lifted {
+		debug.SetGCPercent(compileGCPercent)
+	}
+}
+
+// lift sets the collector as it was.
+func (b *heapBound) lift() {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.lifted {
+		b.lifted = true
+		debug.SetGCPercent(b.before)
+	}
+}
+
 // settleMemory is called when a set was built and put in force: what lives now
 // will live for long. GOGC in the environment is stronger.
 func settleMemory(set *policySet) {
@@ -37,6 +91,8 @@ func settleMemory(set *policySet) {
 	if set.set.Rules() > largePolicy {
 		debug.FreeOSMemory() // collects first
 	}
+	// Not before: what lives is small again, so that this starts no collection.
+	set.heap.lift()
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent(liveHeap()))
 	}

@@ -3,8 +3,10 @@ package gateway
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"testing"
+	"time"
 )
 
 func TestGCPercent(t *testing.T) {
@@ -49,4 +51,37 @@ func TestGroupLimit(t *testing.T) {
 	if got := groupLimit(filepath.Join(root, "nothing"), root); got != 0 {
 		t.Errorf("without a group: limit %d", got)
 	}
+}
+
+// TestHeapBound pins that a compilation beside a policy has its first collection
+// late and the others early, and that the collector is as it was afterwards,
+// whatever comes after that.
+func TestHeapBound(t *testing.T) {
+	percent := func() int {
+		n := debug.SetGCPercent(77)
+		debug.SetGCPercent(n)
+		return n
+	}
+	before := percent()
+	for _, beside := range []bool{false, true} {
+		b := boundHeap(beside)
+		if beside {
+			if got := percent(); got != besideGCPercent {
+				t.Errorf("GOGC before the first collection is %d, want %d", got, besideGCPercent)
+			}
+			runtime.GC()
+		}
+		for deadline := time.Now().Add(5 * time.Second); percent() != compileGCPercent; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("beside=%t: GOGC is %d, want %d", beside, percent(), compileGCPercent)
+			}
+		}
+		b.lift()
+		b.tighten()
+		b.lift()
+		if got := percent(); got != before {
+			t.Errorf("beside=%t: GOGC is %d afterwards, was %d", beside, got, before)
+		}
+	}
+	(*heapBound)(nil).lift()
 }

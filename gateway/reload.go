@@ -122,6 +122,7 @@ func (g *Gateway) tryReload(began time.Time) error {
 	if err != nil {
 		return err
 	}
+	defer set.heap.lift()
 	if !sameUpstreams(&g.cfg.DNS, &cfg.DNS) || !reflect.DeepEqual(shape(g.cfg), shape(cfg)) {
 		if err := g.resolver.replace(cfg, g.log); err != nil {
 			return err
@@ -136,7 +137,9 @@ func (g *Gateway) tryReload(began time.Time) error {
 		g.proxy.SetTransparent(transparentRules(cfg))
 		g.proxy.Recheck()
 	}
-	settleMemory(set)
+	if set.built {
+		inBackground(func() { settleMemory(set) })
+	}
 	if set.finish() {
 		st := *g.state.Load()
 		st.lists = set.lists

@@ -36,6 +36,7 @@ func (c *compiler) checkBan(set *blocklists.Set, index int, ban *blocklists.Ban)
 	defer func() { _ = r.Close() }()
 	scan := bufio.NewScanner(r)
 	for line := 1; scan.Scan(); line++ {
+		c.pace.pause()
 		v, err := parseVector(scan.Text())
 		if err != nil {
 			return fmt.Errorf("line %d: %w", line, err)
