@@ -241,11 +241,17 @@ func TestProveMissesARule(t *testing.T) {
 		if _, err := k.Apply(less); err != nil {
 			t.Fatalf("without %s: %v", rule, err)
 		}
-		r, _ := proves(t, w, path, slices.Concat([]string{"--config", file, "--wait", "600ms"}, only)...)
 		var failed []string
-		for _, row := range r.Rows {
-			if row.Outcome == prove.Open || row.Outcome == prove.Broken {
-				failed = append(failed, row.Route)
+		for _, wait := range []string{"600ms", "3s"} { // longer where the machine is busy with other things
+			r, _ := proves(t, w, path, slices.Concat([]string{"--config", file, "--wait", wait}, only)...)
+			failed = nil
+			for _, row := range r.Rows {
+				if row.Outcome == prove.Open || row.Outcome == prove.Broken {
+					failed = append(failed, row.Route)
+				}
+			}
+			if route == "" && len(failed) == 0 || slices.Contains(failed, route) {
+				break
 			}
 		}
 		t.Logf("without %-24s %s", rule, strings.Join(slices.Compact(failed), " "))
