@@ -11,8 +11,8 @@ var limits = map[string]limit{
 	"connect/blocked": {ratio: 1.20, noise: 0.10},
 	"connect/set-up":  {ratio: 1.10, noise: 0.10},
 	// The floor parses nothing, and the faster a processor is at parsing the less
-	// that shows: 4.3 to 4.6 on an AMD EPYC, 5.1 to 5.4 on an Intel Xeon.
-	"http/get": {ratio: 5.40, noise: 0.10},
+	// that shows: 4.3 to 4.6 on an AMD EPYC, 4.9 to 5.6 on an Intel Xeon.
+	"http/get": {ratio: 5.40, noise: 0.15},
 }
 
 // What the hot path may be above baseline.json: on the processor and with the
