@@ -307,18 +307,17 @@ func (a *adder) enter(h uint64, kind int, val uint32) {
 }
 
 // addInner tells each name that has something under it, and enters those that
-// have no rule; and it notes what each chunk has. It returns false when the
-// table is too small.
+// have no rule; and it notes the spans. It returns false when the table is too
+// small.
 func (c *core) addInner(pace func()) bool {
-	c.spans = make([]span, len(c.records))
+	c.spans = nil
 	for i, chunk := range c.records {
-		c.spans[i] = emptySpan
-		for len(chunk) > 0 {
-			size, ok := c.addSomeInner(chunk, &c.spans[i])
+		for at := 0; at < len(chunk); {
+			size, ok := c.addSomeInner(chunk[at:], c.spanAt(i, at))
 			if !ok {
 				return false
 			}
-			chunk = chunk[size:]
+			at += size
 			pace()
 		}
 	}

@@ -7,20 +7,42 @@ import (
 	"strings"
 )
 
-// A span is what one chunk of records has: of which list and which lines, or
-// of more than one list.
+// spanBytes is about how many bytes of records a span is of.
+const spanBytes = 32 << 10
+
+// A span is what some of the records have that stand behind each other in one
+// chunk: of which list and which lines, or of more than one list.
 type span struct {
+	chunk, at   uint32 // where they begin
+	first, last uint32 // lines
 	list        uint16
 	mixed       bool
-	first, last uint32
 }
 
-// emptySpan is that of a chunk without records.
-var emptySpan = span{first: math.MaxUint32}
+// spanAt returns the span that a record there belongs to: the last, or a new one
+// where that is of another chunk or long enough.
+func (c *core) spanAt(chunk, at int) *span {
+	last := len(c.spans) - 1
+	if last < 0 || int(c.spans[last].chunk) != chunk || at-int(c.spans[last].at) >= spanBytes {
+		c.spans = append(c.spans, span{chunk: uint32(chunk), at: uint32(at), first: math.MaxUint32})
+		last++
+	}
+	return &c.spans[last]
+}
+
+// recordsOf returns the records of a span and what follows, and where they end.
+func (c *core) recordsOf(n int) (chunk []byte, end int) {
+	chunk = c.records[c.spans[n].chunk]
+	if next := n + 1; next < len(c.spans) && c.spans[next].chunk == c.spans[n].chunk {
+		return chunk, int(c.spans[next].at)
+	}
+	return chunk, len(chunk)
+}
 
 // add adds a record.
 func (s *span) add(list uint16, line uint32) {
-	s.mixed = s.mixed || list != s.list && *s != emptySpan
+	empty := s.first > s.last
+	s.mixed = s.mixed || list != s.list && !empty
 	s.list, s.first, s.last = list, min(s.first, line), max(s.last, line)
 }
 
@@ -83,14 +105,14 @@ func (c *core) nameRules(dst []Rule, o *overlay, list, first, last int) ([]Rule,
 		}
 	}
 	from, to := o.reach(list, first, last)
-	for n, chunk := range c.records {
-		s := c.spans[n]
+	for n, s := range c.spans {
 		if !s.mixed && (int(s.list) != list || int(s.last) < from || int(s.first) > to) {
 			continue
 		}
-		for at := 0; at < len(chunk); {
+		chunk, end := c.recordsOf(n)
+		for at := int(s.at); at < end; {
 			r, size := readRecord(chunk[at:])
-			offset := uint32(n)<<chunkBits | uint32(at)
+			offset := s.chunk<<chunkBits | uint32(at)
 			at += size
 			if int(c.classes[r.class].list) != list || int(r.line) < from || int(r.line) > to || o.hides(list, place{at: offset}) {
 				continue

@@ -22,7 +22,7 @@ type core struct {
 	prefixes *bart.Table[uint32] // first reference of the prefix, as in head; nil for none
 	addrs    pages[addrRef]
 	counts   []int  // rules, by class
-	spans    []span // of the chunks of records
+	spans    []span // of all records, in their order
 }
 
 // An addrRef is a prefix rule without its prefix.

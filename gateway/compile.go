@@ -46,6 +46,7 @@ type policySet struct {
 	set      *blocklists.Set
 	built    bool // and not taken over, edited or not
 	heap     *heapBound
+	bans     []*blocklists.Ban
 	lists    []ListStatus
 	parts    []part    // by the list indexes of set
 	off      []offList // that are not loaded
@@ -62,6 +63,7 @@ type part struct {
 	// outline is of the text, to find what changes in it; nil for a short list.
 	outline *outline
 	patched bool // the outline and the digest are still to be made
+	same    bool // nothing of it has changed
 }
 
 // compile builds the whole policy of a configuration, or says why not. It
@@ -101,14 +103,14 @@ func compile(cfg *config.Config, generation uint64, old *policySet) (_ *policySe
 	c.spec.Answer = cfg.DNS.Blocked
 	c.spec.CacheEntries = verdictCache
 	c.subjects()
-	if err := c.checkVectors(set); err != nil {
+	if err := c.checkVectors(set, built, old); err != nil {
 		return nil, err
 	}
 	snapshot, err := policy.NewSnapshot(c.spec)
 	if err != nil {
 		return nil, err
 	}
-	return &policySet{snapshot: snapshot, set: set, built: built, heap: c.heap, lists: statuses(c.parts, c.off), parts: c.parts, off: c.off, read: c.read}, nil
+	return &policySet{snapshot: snapshot, set: set, built: built, heap: c.heap, bans: c.spec.Bans, lists: statuses(c.parts, c.off), parts: c.parts, off: c.off, read: c.read}, nil
 }
 
 // errInspect refuses what the packet filter could bring here and nobody takes.

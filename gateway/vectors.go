@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/weir-gateway/weir/blocklists"
@@ -14,11 +15,13 @@ import (
 
 // checkVectors checks the must-block and must-allow vectors of every ban
 // against the compiled set. A ban's own lists must agree with them whoever
-// asks and whenever, so exemptions, protected names and dates do not count.
-func (c *compiler) checkVectors(set *blocklists.Set) error {
+// asks and whenever, so exemptions, protected names and dates do not count. With
+// a set that was taken over or edited, bans need not be checked again of which
+// nothing has changed.
+func (c *compiler) checkVectors(set *blocklists.Set, built bool, old *policySet) error {
 	for i := range c.cfg.Bans {
 		ban := &c.cfg.Bans[i]
-		if ban.Vectors == "" {
+		if ban.Vectors == "" || !built && c.sameVectors(i, old) {
 			continue
 		}
 		if err := c.checkBan(set, i, ban); err != nil {
@@ -26,6 +29,27 @@ func (c *compiler) checkVectors(set *blocklists.Set) error {
 		}
 	}
 	return nil
+}
+
+// sameVectors reports whether the vectors of a ban are those that were checked
+// against the old policy, and its lists what they were: each list is judged for
+// itself, so the others do not matter. Vectors in a file are read each time.
+func (c *compiler) sameVectors(index int, old *policySet) bool {
+	ban := &c.cfg.Bans[index]
+	if isFile(ban.Vectors) || index >= len(old.bans) {
+		return false
+	}
+	was := old.bans[index]
+	if was.ID != ban.ID || was.Vectors != ban.Vectors || !slices.Equal(was.Tiers, ban.Tiers) {
+		return false
+	}
+	for i := range c.parts {
+		if l := &c.parts[i].list; l.Role == policy.RoleBan && l.Ban == index && !c.parts[i].same {
+			return false
+		}
+	}
+	c.read[ban.Vectors] = look(ban.Vectors)
+	return true
 }
 
 func (c *compiler) checkBan(set *blocklists.Set, index int, ban *blocklists.Ban) error {
