@@ -84,6 +84,10 @@ func (b *heapBound) lift() {
 
 // settleMemory is called when a set was built and put in force: what lives now
 // will live for long. GOGC in the environment is stronger.
+//
+// It must not run on a thread of less weight than the others, however well that
+// would suit the readers: it stops the world and takes the heap's locks, and
+// beside other busy programs such a thread waits 0.3 s for its turn with them.
 func settleMemory(set *policySet) {
 	if !set.built {
 		return

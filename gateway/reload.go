@@ -137,9 +137,7 @@ func (g *Gateway) tryReload(began time.Time) error {
 		g.proxy.SetTransparent(transparentRules(cfg))
 		g.proxy.Recheck()
 	}
-	if set.built {
-		inBackground(func() { settleMemory(set) })
-	}
+	settleMemory(set)
 	if set.finish() {
 		st := *g.state.Load()
 		st.lists = set.lists

@@ -1,6 +1,0 @@
-//go:build !linux
-
-package gateway
-
-// inBackground runs f.
-func inBackground(f func()) { f() }
