@@ -105,6 +105,7 @@ func (c collector) planes(e emitter) {
 	resolverMetrics(e, c.g.resolver.p.Load().Stats())
 	history := c.g.resolver.history.Stats()
 	e.gauge("weir_resolver_history_names", "Names whose addresses are remembered.", float64(history.Names))
+	e.gauge("weir_resolver_history_addresses", "Addresses that are remembered, and names that lead to others.", float64(history.Given))
 	e.counter("weir_resolver_history_evicted_total", "Names that were forgotten to make room.", float64(history.Evicted))
 	if c.g.vpn != nil {
 		vpnMetrics(e, c.g.vpn.Stats())

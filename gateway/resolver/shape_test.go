@@ -2,10 +2,8 @@ package resolver
 
 import (
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/miekg/dns"
 )
@@ -118,58 +116,5 @@ func TestShapeRebinding(t *testing.T) {
 	// One private address among others: the others stay, without a signature.
 	if got, ad, _ := shaped(t, s, "a.example.", "a.example. 60 IN A 192.0.2.1", "a.example. 60 IN A 10.0.0.1", sigA); got != "A 192.0.2.1" || ad {
 		t.Errorf("%q, AD %t", got, ad)
-	}
-}
-
-func TestHistory(t *testing.T) {
-	clk := newClock()
-	var h History
-	answer := func(name string, life time.Duration, links ...Link) *Answer {
-		return &Answer{name: name, life: life, links: links}
-	}
-	addr := func(s string) Link { return Link{Type: "A", Addr: netip.MustParseAddr(s)} }
-	h.add(answer("a.example.", time.Minute, Link{Type: "CNAME", Name: "b.example"}, addr("192.0.2.1"), addr("192.0.2.2")), clk.now())
-	h.add(answer("none.example.", time.Minute), clk.now())
-	for _, c := range []struct {
-		name, addr string
-		want       bool
-	}{
-		{"a.example", "192.0.2.1", true}, {"b.example", "192.0.2.2", true}, {"a.example", "::ffff:192.0.2.1", true},
-		{"a.example", "192.0.2.3", false}, {"c.example", "192.0.2.1", false}, {"none.example", "192.0.2.1", false},
-	} {
-		if got := h.Gave(c.name, netip.MustParseAddr(c.addr), clk.now()); got != c.want {
-			t.Errorf("%s at %s: %t", c.name, c.addr, got)
-		}
-	}
-	later := clk.now().Add(historyStay + time.Minute - time.Second)
-	h.add(answer("a.example.", time.Minute, addr("192.0.2.9")), later)
-	if !h.Gave("a.example", netip.MustParseAddr("192.0.2.1"), later) || !h.Gave("a.example", netip.MustParseAddr("192.0.2.9"), later) {
-		t.Error("an address that still counts is gone")
-	}
-	if h.Gave("a.example", netip.MustParseAddr("192.0.2.1"), later.Add(2*time.Second)) {
-		t.Error("an address counts for ever")
-	}
-	if got := h.Stats(); got.Names != 2 || got.Evicted != 0 {
-		t.Errorf("%+v", got)
-	}
-}
-
-func TestHistoryBounds(t *testing.T) {
-	var h History
-	now := time.Now()
-	for i := range historyNames + 10 {
-		name := "n" + strings.Repeat("x", i%7) + string(rune('a'+i%26)) + time.Duration(i).String() + "."
-		h.add(&Answer{name: name, links: []Link{{Type: "A", Addr: netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)})}}}, now)
-	}
-	if got := h.Stats(); got.Names != historyNames || got.Evicted != 10 {
-		t.Errorf("%+v", got)
-	}
-	for i := range 3 * historyAddrs {
-		h.add(&Answer{name: "many.example.", links: []Link{{Type: "A", Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})}}}, now)
-	}
-	all := h.known("many.example")
-	newest := netip.AddrFrom4([4]byte{192, 0, 2, 3*historyAddrs - 1})
-	if len(all) != historyAddrs || !slices.ContainsFunc(all, func(g given) bool { return g.addr == newest }) {
-		t.Errorf("%d addresses", len(all))
 	}
 }
