@@ -32,14 +32,15 @@ type Record struct {
 	Device     netip.Addr `json:"device"`
 	DeviceID   string     `json:"device_id,omitempty"` // the device's key on the VPN, where it is known
 	Group      string     `json:"group,omitempty"`
-	Name       string     `json:"name"`           // the question's name or the host asked for
-	Type       string     `json:"type,omitempty"` // the question's type
-	Port       uint16     `json:"port,omitempty"` // the port asked for
-	Path       string     `json:"path,omitempty"` // the path of a request that a URL rule blocked
-	Action     string     `json:"action"`         // allow, report, block, undecided
-	Reason     string     `json:"reason"`         // which step of the order of precedence decided
-	Via        string     `json:"via,omitempty"`  // the link of an answer that decided, e.g. "CNAME banned.example"
-	Ban        string     `json:"ban,omitempty"`  // id of the ban whose rule decided
+	Name       string     `json:"name"`              // the question's name or the host asked for
+	Type       string     `json:"type,omitempty"`    // the question's type
+	Port       uint16     `json:"port,omitempty"`    // the port asked for
+	Path       string     `json:"path,omitempty"`    // the path of a request that a URL rule blocked
+	Action     string     `json:"action"`            // allow, report, block, undecided
+	Reason     string     `json:"reason"`            // which step of the order of precedence decided
+	Via        string     `json:"via,omitempty"`     // the link of an answer that decided, e.g. "CNAME banned.example"
+	Removed    string     `json:"removed,omitempty"` // what was taken out of the answer: private addresses
+	Ban        string     `json:"ban,omitempty"`     // id of the ban whose rule decided
 	Authority  string     `json:"authority,omitempty"`
 	Reference  string     `json:"reference,omitempty"`
 	List       string     `json:"list,omitempty"`

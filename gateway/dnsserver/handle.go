@@ -305,7 +305,11 @@ func (c *core) record(q *question, d *decision, reply []byte) {
 			c.stats.failed.Add(1)
 		}
 	}
-	c.audit.Put(newRecord(&d.Verdict, q.from.Addr, q.name, q.qtype, q.transport, d.via, reply, d.now))
+	r := newRecord(&d.Verdict, q.from.Addr, q.name, q.qtype, q.transport, d.via, reply, d.now)
+	if d.kind == kindAnswer && q.answer.Filtered() {
+		r.Removed = "private addresses"
+	}
+	c.audit.Put(r)
 }
 
 // newRecord is the one place where decisions of this plane become records.

@@ -40,17 +40,6 @@ func TestGuard(t *testing.T) {
 	}
 }
 
-func TestSpecialTable(t *testing.T) {
-	for _, row := range special {
-		if row.prefix != row.prefix.Masked() || row.what == "" {
-			t.Errorf("row %v", row)
-		}
-		if specialUse(row.prefix.Addr()) == "" {
-			t.Errorf("%s is not special", row.prefix)
-		}
-	}
-}
-
 // Every own listener is out of reach, also where its network is allowed.
 func TestSelfIsNoDestination(t *testing.T) {
 	other := netip.MustParseAddrPort("127.0.0.5:5353")

@@ -31,53 +31,82 @@ type Shape struct {
 
 // ownZones have private addresses by their meaning.
 var ownZones = []string{
-	"home.arpa", // RFC 8375
-	"internal",  // reserved by ICANN for private use, 2024
-	"local",     // RFC 6762
-	"localhost", // RFC 6761, section 6.3
+	"home.arpa",        // RFC 8375
+	"internal",         // reserved by ICANN for private use, 2024
+	"local",            // RFC 6762
+	"localhost",        // RFC 6761, section 6.3
+	"ipv4only.arpa",    // RFC 7050: 192.0.0.170 and 192.0.0.171, by which a network's NAT64 is found
+	"dns.msftncsi.com", // Windows takes a network that does not say fd3e:4f5a:5b81::1 for one without the Internet
 }
+
+// negativeTTL bounds for how long it is kept that nothing was left, in seconds.
+const negativeTTL = 300
 
 // apply changes the message, and reports whether it took addresses out.
 //
 // A set of records that was changed is not the one that its zone signed. So its
 // signatures go, and with them the AD bit (RFC 4035, section 3.2.3: it is about
 // all of the answer): a client that validates finds an answer without a proof,
-// not one with a wrong one.
+// not one with a wrong one. A set that is gone leaves an SOA, so that the client
+// need not ask again at once (RFC 2308, section 5); one that answers something
+// else than the question is dropped with what does.
 func (s *Shape) apply(k key, m *dns.Msg) (filtered bool) {
-	var changed []rrset
+	var changed, removed []dns.RR
 	private := s.Rebinding && !s.mayBePrivate(k.name)
-	kept := m.Answer[:0]
-	for _, rr := range m.Answer {
-		keep, touched, addr := true, false, false
-		switch rr := rr.(type) {
-		case *dns.A:
-			addr = private && s.isPrivate(rr.A)
-			keep = !addr
-		case *dns.AAAA:
-			addr = private && s.isPrivate(rr.AAAA)
-			keep = !addr
-		case *dns.HTTPS:
-			keep, touched, addr = s.service(&rr.SVCB, private)
-		case *dns.SVCB:
-			keep, touched, addr = s.service(rr, private)
-		}
+	m.Answer = slices.DeleteFunc(m.Answer, func(rr dns.RR) bool {
+		keep, touched, addr := s.record(rr, private)
 		if touched || !keep {
-			changed = append(changed, setOf(rr.Header().Name, rr.Header().Rrtype))
+			changed = append(changed, rr)
 		}
-		if keep {
-			kept = append(kept, rr)
+		if !keep {
+			removed = append(removed, rr)
 		}
 		filtered = filtered || addr
+		return !keep
+	})
+	if len(changed) == 0 {
+		return false
 	}
-	m.Answer = kept
-	if len(changed) > 0 {
-		m.AuthenticatedData = false
-		m.Answer = slices.DeleteFunc(m.Answer, func(rr dns.RR) bool {
-			sig, ok := rr.(*dns.RRSIG)
-			return ok && slices.Contains(changed, setOf(sig.Hdr.Name, sig.TypeCovered))
+	m.AuthenticatedData = false
+	m.Answer = slices.DeleteFunc(m.Answer, func(rr dns.RR) bool {
+		sig, ok := rr.(*dns.RRSIG)
+		return ok && slices.ContainsFunc(changed, func(c dns.RR) bool {
+			return setOf(c) == rrset{dns.CanonicalName(sig.Hdr.Name), sig.TypeCovered}
 		})
+	})
+	for _, rr := range removed {
+		if !slices.ContainsFunc(m.Answer, func(left dns.RR) bool { return setOf(left) == setOf(rr) }) {
+			m.Ns = append(m.Ns, soaOf(rr))
+		}
 	}
 	return filtered
+}
+
+// record takes out of one record what must go.
+func (s *Shape) record(rr dns.RR, private bool) (keep, touched, filtered bool) {
+	switch rr := rr.(type) {
+	case *dns.A:
+		filtered = private && s.isPrivate(rr.A)
+	case *dns.AAAA:
+		filtered = private && s.isPrivate(rr.AAAA)
+	case *dns.HTTPS:
+		return s.service(&rr.SVCB, private)
+	case *dns.SVCB:
+		return s.service(rr, private)
+	}
+	return !filtered, false, filtered
+}
+
+// soaOf says that there is nothing where the record was, for as long as it would
+// have been there. Its names never exist (RFC 6761, section 6.4).
+func soaOf(rr dns.RR) dns.RR {
+	h := *rr.Header()
+	ttl := min(cleanTTL(h.Ttl), negativeTTL)
+	return &dns.SOA{
+		Hdr: dns.RR_Header{Name: h.Name, Rrtype: dns.TypeSOA, Class: h.Class, Ttl: ttl},
+		Ns:  "weir.invalid.", Mbox: "nobody.invalid.", Serial: 1,
+		Refresh: 3600, Retry: 600, Expire: 86400, Minttl: ttl,
+	}
 }
 
 // An rrset is an owner and a type.
@@ -86,7 +115,7 @@ type rrset struct {
 	typ   uint16
 }
 
-func setOf(owner string, typ uint16) rrset { return rrset{dns.CanonicalName(owner), typ} }
+func setOf(rr dns.RR) rrset { return rrset{dns.CanonicalName(rr.Header().Name), rr.Header().Rrtype} }
 
 // service takes out of an HTTPS or SVCB record what must go. The record itself
 // goes where nothing would be left to connect with.
@@ -162,21 +191,15 @@ func (s *Shape) mayBePrivate(name string) bool {
 	return slices.ContainsFunc(ownZones, under) || slices.ContainsFunc(s.PrivateNames, under)
 }
 
-var sharedSpace = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
-
 // isPrivate reports whether an address lies in a network behind a device, in
-// whatever disguise.
+// whatever disguise, and not in one that may.
 func (s *Shape) isPrivate(ip net.IP) bool {
 	a, ok := netip.AddrFromSlice(ip)
-	if !ok {
+	if !ok || !blocklists.IsInside(a) {
 		return false
 	}
-	a = a.Unmap()
-	if slices.ContainsFunc(s.PrivateNetworks, func(p netip.Prefix) bool { return p.Contains(a) }) {
-		return false
+	named := func(a netip.Addr) bool {
+		return slices.ContainsFunc(s.PrivateNetworks, func(p netip.Prefix) bool { return p.Contains(a) })
 	}
-	if v4 := blocklists.EmbeddedIPv4(a); v4.IsValid() && s.isPrivate(v4.AsSlice()) {
-		return true
-	}
-	return a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified() || sharedSpace.Contains(a)
+	return !named(a.Unmap()) && !named(blocklists.EmbeddedIPv4(a))
 }

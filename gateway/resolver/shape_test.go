@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -91,7 +92,16 @@ func TestShapeRebinding(t *testing.T) {
 		{"a.example.", "A 0.0.0.0", ""},
 		{"a.example.", "A 169.254.169.254", ""},
 		{"a.example.", "A 100.64.1.1", ""},
+		{"a.example.", "A 0.1.2.3", ""},
+		{"a.example.", "A 198.18.0.1", ""},
 		{"a.example.", "AAAA ::1", ""},
+		{"a.example.", "AAAA ::ffff:10.0.0.1", ""},
+		{"a.example.", "AAAA ::ffff:10.20.0.1", "AAAA ::ffff:10.20.0.1"},
+		{"a.example.", "AAAA fec0::1", ""},
+		{"a.example.", "AAAA 64:ff9b::a14:1", "AAAA 64:ff9b::a14:1"},
+		{"ipv4only.arpa.", "A 192.0.0.170", "A 192.0.0.170"},
+		{"ipv4only.arpa.", "AAAA 64:ff9b::c000:aa", "AAAA 64:ff9b::c000:aa"},
+		{"dns.msftncsi.com.", "AAAA fd3e:4f5a:5b81::1", "AAAA fd3e:4f5a:5b81::1"},
 		{"a.example.", "AAAA fd00::1", ""},
 		{"a.example.", "AAAA fe80::1", ""},
 		{"a.example.", "AAAA 64:ff9b::a00:1", ""},
@@ -116,5 +126,44 @@ func TestShapeRebinding(t *testing.T) {
 	// One private address among others: the others stay, without a signature.
 	if got, ad, _ := shaped(t, s, "a.example.", "a.example. 60 IN A 192.0.2.1", "a.example. 60 IN A 10.0.0.1", sigA); got != "A 192.0.2.1" || ad {
 		t.Errorf("%q, AD %t", got, ad)
+	}
+}
+
+// TestShapeNothingLeft: an answer of which nothing is left is one of its own, for
+// the cache and for the client, and what is left is not.
+func TestShapeNothingLeft(t *testing.T) {
+	for _, c := range []struct {
+		what    string
+		qtype   uint16
+		records []string
+		rcode   int
+		life    time.Duration
+		want    []string // answer and authority
+	}{
+		{"all addresses", dns.TypeA, []string{"a.example. 900 IN A 10.0.0.1", "a.example. 900 IN A 10.0.0.2"}, dns.RcodeSuccess, 300 * time.Second,
+			[]string{"a.example. 300 IN SOA weir.invalid. nobody.invalid. 1 3600 600 86400 300"}},
+		{"behind an alias", dns.TypeA, []string{"a.example. 60 IN CNAME b.example.", "b.example. 30 IN A 10.0.0.1"}, dns.RcodeSuccess, 30 * time.Second,
+			[]string{"a.example. 60 IN CNAME b.example.", "b.example. 30 IN SOA weir.invalid. nobody.invalid. 1 3600 600 86400 30"}},
+		{"one address", dns.TypeA, []string{"a.example. 900 IN A 10.0.0.1", "a.example. 900 IN A 192.0.2.1"}, dns.RcodeSuccess, 900 * time.Second,
+			[]string{"a.example. 900 IN A 192.0.2.1"}},
+		{"a service", dns.TypeHTTPS, []string{`a.example. 900 IN HTTPS 1 . alpn="h3" no-default-alpn=""`}, dns.RcodeSuccess, 300 * time.Second,
+			[]string{"a.example. 300 IN SOA weir.invalid. nobody.invalid. 1 3600 600 86400 300"}},
+		{"somebody else's", dns.TypeA, []string{"a.example. 900 IN A 192.0.2.1", "other.example. 900 IN A 10.0.0.1"}, dns.RcodeSuccess, 900 * time.Second,
+			[]string{"a.example. 900 IN A 192.0.2.1"}},
+	} {
+		shape := Shape{ECH: true, H3: true, Rebinding: true}
+		srv := listen(t, records(t, c.records...))
+		r := open(t, Options{Upstreams: upstreams(t, "udp://"+srv.String()), CacheEntries: 10, Shape: shape})
+		q := question("a.example", c.qtype)
+		a, err := r.Resolve(t.Context(), q)
+		if err != nil {
+			t.Errorf("%s: %v", c.what, err)
+			continue
+		}
+		if a.Rcode() != c.rcode || a.life != c.life || r.Cached(q) != a {
+			t.Errorf("%s: rcode %d, life %v", c.what, a.Rcode(), a.life)
+		}
+		m := a.Reply(q)
+		wantTexts(t, c.what, append(m.Answer, m.Ns...), c.want...)
 	}
 }
