@@ -51,6 +51,10 @@ func (t *trail) admit(rr dns.RR) (owner string, ok bool) {
 		ok = rr.Target != ""
 	case *dns.DNAME:
 		ok = rr.Target != ""
+	case *dns.HTTPS:
+		ok = rr.Target != ""
+	case *dns.SVCB:
+		ok = rr.Target != ""
 	default:
 		ok = true
 	}
