@@ -138,7 +138,7 @@ func (h *hot) blocked(dst []byte, v *policy.Verdict) (reply []byte, leave bool) 
 		return nil, true
 	}
 	b := wire.Block{
-		TTL: h.core.blockTTL, Zone: len(v.Rule.Name), Serial: uint32(v.Generation),
+		TTL: h.core.blockTTL, Zone: zoneLen(h.query.Name(), v.Rule.Name), Serial: uint32(v.Generation),
 		EDE: h.errors.of(v),
 	}
 	switch v.Answer.Mode {

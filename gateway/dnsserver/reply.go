@@ -189,11 +189,21 @@ func (c *core) soa(q *question, d *decision) dns.RR {
 // zone that the question is not in. It is spelled as the client did, so that
 // it compresses.
 func zone(asked, name, rule string) string {
-	at := len(name) - len(rule) - 1
-	if rule == "" || at < 0 || name[at] != '.' || name[at+1:] != rule {
+	n := zoneLen(name, rule)
+	if n == 0 {
 		return asked
 	}
-	return asked[len(asked)-len(rule)-1:]
+	return asked[len(asked)-n-1:]
+}
+
+// zoneLen returns the length of the rule's name where the question is under it,
+// else 0: a rule may also speak about a name that the question's embeds.
+func zoneLen(name, rule string) int {
+	at := len(name) - len(rule) - 1
+	if rule == "" || at < 0 || name[at] != '.' || name[at+1:] != rule {
+		return 0
+	}
+	return len(rule)
 }
 
 // banError is the extended error of a blocked question: the code that the ban
