@@ -1,7 +1,10 @@
 package policy
 
 import (
+	"slices"
 	"strings"
+
+	"golang.org/x/net/idna"
 
 	"github.com/weir-gateway/weir/blocklists"
 )
@@ -40,25 +43,38 @@ func (s *Snapshot) unwrap(dst []blocklists.Match, from int, name string) []block
 
 // embedded are the hosts that labels in front of a mirror's name may stand for:
 // themselves, where they are several, and what the last of them says in the
-// encoding of translators and caches. There a dot is written as a hyphen and a
-// hyphen as two; a name that looks like an A-label then is put between "0-" and
-// "-0".
+// encodings of translators and caches.
 func embedded(front string) []string {
 	var hosts []string
-	if strings.Contains(front, ".") {
-		hosts = append(hosts, front)
-	}
-	label := front[strings.LastIndexByte(front, '.')+1:]
-	if inner, ok := strings.CutPrefix(label, "0-"); ok {
-		if inner, ok = strings.CutSuffix(inner, "-0"); ok {
-			label = inner
+	add := func(host string) {
+		host, err := blocklists.CanonicalName(host)
+		if err == nil && strings.Contains(host, ".") && !slices.Contains(hosts, host) {
+			hosts = append(hosts, host)
 		}
 	}
-	decoded := mirrorCode.Replace(label)
-	if host, err := blocklists.CanonicalName(decoded); err == nil && strings.Contains(host, ".") {
-		hosts = append(hosts, host)
+	add(front)
+	label := front[strings.LastIndexByte(front, '.')+1:]
+	// A cache encodes the Unicode form of a name, and what comes of it again.
+	if u, err := idna.Punycode.ToUnicode(label); err == nil {
+		label = u
+	}
+	add(mirrorCode.Replace(label))
+	// What would look like an A-label has a mark: "0-" before and "-0" behind it
+	// in caches; in translators "1-" before it, and "0-" in the place of "xn--".
+	// The name does not say which is meant, or that a "0" is a part of it.
+	if inner, ok := strings.CutPrefix(label, "1-"); ok {
+		label = inner
+		add(mirrorCode.Replace(label))
+	}
+	if inner, ok := strings.CutPrefix(label, "0-"); ok {
+		add("xn--" + mirrorCode.Replace(inner))
+		if inner, ok = strings.CutSuffix(inner, "-0"); ok {
+			add(mirrorCode.Replace(inner))
+		}
 	}
 	return hosts
 }
 
+// mirrorCode is how all of them write a host in one label: a dot as a hyphen, and
+// a hyphen as two.
 var mirrorCode = strings.NewReplacer("--", "-", "-", ".")

@@ -32,6 +32,9 @@ func TestMirror(t *testing.T) {
 		{"10.8.0.1", "x.www-wechat-example.mirror.test", "block (ban) wechat-app:1 ban=wechat signal=app group=staff"},
 		{"10.8.0.1", "www.wechat.example.mirror.test", "block (ban) wechat-app:1 ban=wechat signal=app group=staff"},
 		{"10.8.0.1", "my--chat-example.mirror.test", "block (ban) wechat-app:3 ban=wechat signal=app group=staff"},
+		{"10.8.0.1", "1-my--chat-example.mirror.test", "block (ban) wechat-app:3 ban=wechat signal=app group=staff"},
+		{"10.8.0.1", "xn--bcher-example-wob.mirror.test", "block (ban) wechat-app:4 ban=wechat signal=app group=staff"},
+		{"10.8.0.1", "0-bcher--kva-example.mirror.test", "block (ban) wechat-app:4 ban=wechat signal=app group=staff"},
 		{"10.8.0.1", "0-xn----bcher--kva-example-0.mirror.test", "block (ban) wechat-app:4 ban=wechat signal=app group=staff"},
 		{"10.8.0.1", "my-chat-example.mirror.test", "allow (no rule) group=staff"},
 		{"10.8.0.1", "we-chat-example.mirror.test", "allow (no rule) group=staff"},
@@ -58,6 +61,33 @@ func TestMirror(t *testing.T) {
 	}
 	if !s.Mentions("wechat-example.mirror.test") {
 		t.Error("a name under a mirror is not mentioned")
+	}
+}
+
+// TestEmbedded: what the encodings of translators and caches are published to
+// mean.
+func TestEmbedded(t *testing.T) {
+	for front, want := range map[string]string{
+		"www-example-com":                "www.example.com",
+		"en--us-example-com":             "en-us.example.com",
+		"a----b-example":                 "a--b.example",
+		"0-en--us-example-com-0":         "0.en-us.example.com.0 xn--en-us.example.com.0 en-us.example.com",
+		"1-en--us-example-com":           "1.en-us.example.com en-us.example.com",
+		"0-bcher--kva-example":           "0.bcher-kva.example xn--bcher-kva.example",
+		"www-xn----bcher--kva-example":   "www.xn--bcher-kva.example",
+		"xn--bcher-example-wob":          "xn--bcher-kva.example",
+		"x.www-example-com":              "x.www-example-com www.example.com",
+		"www.example.com":                "www.example.com",
+		"example":                        "",
+		"-":                              "",
+		"1-":                             "",
+		"0-":                             "",
+		"xn--":                           "",
+		"tmy5s3w3yhe4cz2nknoivvhsqxsqaa": "", // a hash
+	} {
+		if got := strings.Join(embedded(front), " "); got != want {
+			t.Errorf("%s: %q, want %q", front, got, want)
+		}
 	}
 }
 
