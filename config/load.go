@@ -80,6 +80,7 @@ func Parse(file string, data []byte, bundles fs.FS) (*Config, error) {
 	// ban that is not used cannot be in the way.
 	builtIn.config(c, func(key string) bool { _, given := user.at(key); return given && key == "bans" })
 	user.config(c, nil)
+	user.follow(c)
 	c.File, c.sources = file, run.sources
 	user.check(c)
 	if err := run.errs.result(name); err != nil {
@@ -129,6 +130,14 @@ func (d *decoder) config(c *Config, skip func(key string) bool) {
 		}
 	}
 	d.top().object(fs)
+}
+
+// follow sets the defaults that follow from other keys.
+func (d *decoder) follow(c *Config) {
+	// Where QUIC passes, a client may know of it.
+	if _, given := d.at("dns", "h3"); !given && c.QUIC.Mode != QUICRefuse {
+		c.DNS.H3 = Keep
+	}
 }
 
 // check validates what needs more than one place of the file to be seen.

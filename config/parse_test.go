@@ -53,6 +53,22 @@ func TestOverlay(t *testing.T) {
 	equal(t, "bans", c.Bans, []blocklists.Ban{wechat, tiktok, def.Bans[3], own})
 }
 
+// TestH3FollowsQUIC: what is said wins, and what is not follows quic.mode.
+func TestH3FollowsQUIC(t *testing.T) {
+	for text, want := range map[string]Stripping{
+		"":                                      Strip,
+		"quic: {mode: refuse}":                  Strip,
+		"quic: {mode: allow}":                   Keep,
+		"quic: {mode: inspect}":                 Keep,
+		"quic: {mode: allow}\ndns: {h3: strip}": Strip,
+		"dns: {h3: keep}":                       Keep,
+	} {
+		if got := mustParse(t, "weir.yml", text, bundles).DNS.H3; got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+}
+
 // TestOverlayLeavesTheBuiltInAlone proves that a changed ban is a copy.
 func TestOverlayLeavesTheBuiltInAlone(t *testing.T) {
 	before, err := Default(bundles)
