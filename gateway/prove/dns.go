@@ -31,12 +31,21 @@ func (d *device) resolves(ctx context.Context, network string, at netip.AddrPort
 	switch {
 	case errors.Is(err, errNoV6):
 		return Finding{NotTried, err.Error()}
+	case isUnreadable(err):
+		return Finding{Broken, "a reply came that cannot be read: " + err.Error()}
 	case err != nil:
 		return Finding{Closed, "question " + brief(err)}
 	case leads(r):
 		return Finding{Open, "answer: " + r.Answer[len(r.Answer)-1].String()}
 	}
 	return Finding{Closed, describe(r)}
+}
+
+// isUnreadable tells a reply that is no DNS message from none at all: a client
+// that gets such a one asks again, or somebody else, and is not told why.
+func isUnreadable(err error) bool {
+	_, bad := errors.AsType[*dns.Error](err)
+	return bad
 }
 
 // leads reports whether an answer has anything but the addresses of nowhere.
