@@ -289,18 +289,24 @@ func (q *request) checkHost(hosts []string, target string) *refusal {
 	case len(hosts) == 0:
 		return refuse("request has no Host field")
 	}
-	host, port, bad := splitAuthority(hosts[0])
+	h, port, bad := parseHostField(hosts[0])
+	if bad == nil && (h != q.host || port != 0 && port != q.port) {
+		bad = refuse("Host field and request target differ")
+	}
+	return bad
+}
+
+// parseHostField reads a Host field; the port is 0 where there is none.
+func parseHostField(value string) (h blocklists.Host, port uint16, bad *refusal) {
+	host, port, bad := splitAuthority(value)
 	if bad != nil {
-		return refuse("Host field is malformed")
+		return h, 0, refuse("Host field is malformed")
 	}
 	h, err := blocklists.ParseHost(host)
 	if err != nil {
-		return refuse("Host field: " + err.Error())
+		return h, 0, refuse("Host field: " + err.Error())
 	}
-	if h != q.host || port != 0 && port != q.port {
-		return refuse("Host field and request target differ")
-	}
-	return nil
+	return h, port, nil
 }
 
 // fields are the field values that the front needs, and the lines it keeps.

@@ -22,13 +22,9 @@ func (q *request) setDiverted(target string, hosts []string, d *diverted) *refus
 	case len(hosts) > 1:
 		return refuse("request has several Host fields")
 	}
-	host, port, bad := splitAuthority(hosts[0])
+	h, port, bad := parseHostField(hosts[0])
 	if bad != nil {
-		return refuse("Host field is malformed")
-	}
-	h, err := blocklists.ParseHost(host)
-	if err != nil {
-		return refuse("Host field: " + err.Error())
+		return bad
 	}
 	q.host, q.port, q.sent = h, d.dst.Port(), sentHost(h, port)
 	switch {
