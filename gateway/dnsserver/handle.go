@@ -189,7 +189,7 @@ func (c *core) accept(dst, p []byte, from netip.Addr, tr transport) (q *question
 		c.stats.drop(ignored(p))
 		return nil, nil
 	case wire.Reject:
-		return nil, c.rejectHeader(dst, p, rcode)
+		return nil, c.reject(dst, p, rcode)
 	}
 	return c.unpack(dst, p, from, tr, time.Now())
 }
@@ -206,13 +206,13 @@ func ignored(p []byte) drop {
 func (c *core) unpack(dst, p []byte, from netip.Addr, tr transport, arrived time.Time) (q *question, reply []byte) {
 	m := new(dns.Msg)
 	if err := m.Unpack(p); err != nil || len(m.Question) != 1 || len(m.Extra) != int(p[11]) {
-		return nil, c.rejectHeader(dst, p, dns.RcodeFormatError)
+		return nil, c.reject(dst, p, unreadable(p))
 	}
 	q = &question{msg: m, transport: tr, from: policy.Subject{Addr: from.Unmap().WithZone("")}, arrived: arrived}
 	q.qtype = m.Question[0].Qtype
 	opt, ok := onlyOPT(m)
 	if !ok {
-		return nil, c.rejectHeader(dst, p, dns.RcodeFormatError)
+		return nil, c.reject(dst, p, dns.RcodeFormatError)
 	}
 	q.setEDNS(opt)
 	if rcode, ede := q.protocolError(opt); rcode != dns.RcodeSuccess {
@@ -224,10 +224,19 @@ func (c *core) unpack(dst, p []byte, from netip.Addr, tr transport, arrived time
 	return q, nil
 }
 
-func (c *core) rejectHeader(dst, p []byte, rcode uint8) []byte {
+// unreadable is the rcode for a message that cannot be read: options of another
+// version of EDNS need not look like ours (RFC 6891, section 6.1.3).
+func unreadable(p []byte) uint8 {
+	if v, ok := wire.Version(p); ok && v != 0 {
+		return wire.BadVersion
+	}
+	return wire.FormatError
+}
+
+func (c *core) reject(dst, p []byte, rcode uint8) []byte {
 	c.stats.rejected.Add(1)
 	c.stats.rcode(int(rcode))
-	return wire.AppendHeader(dst, p, rcode)
+	return wire.AppendReject(dst, p, rcode)
 }
 
 // protocolError returns the rcode for a question that is well-formed but not

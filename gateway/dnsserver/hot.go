@@ -116,7 +116,7 @@ func (h *hot) answer(dst, p []byte, from netip.Addr, snap *policy.Snapshot, now 
 func (h *hot) reject(dst, p []byte, rcode uint8) []byte {
 	h.tally.rejected++
 	h.tally.rcodes[rcode]++
-	return wire.AppendHeader(dst, p, rcode)
+	return wire.AppendReject(dst, p, rcode)
 }
 
 // cut answers a message that is longer than every question, of which only the
