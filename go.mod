@@ -4,6 +4,7 @@ go 1.26.0
 
 // The product.
 require (
+	github.com/dchest/siphash v1.2.3
 	github.com/elazarl/goproxy v1.9.3
 	github.com/gaissmai/bart v0.30.0
 	github.com/google/nftables v0.3.0

@@ -67,6 +67,7 @@ type DNS struct {
 	Bootstrap []netip.AddrPort  // resolvers for the host names of upstreams; empty: the system's
 	Blocked   blocklists.Answer // how blocked questions are answered
 	Cache     Cache
+	Cookies   Cookies
 	ECH       Stripping // keys of encrypted ClientHellos in HTTPS and SVCB records
 	H3        Stripping // HTTP/3 in them; kept by default where QUIC is not refused
 	Rebinding Rebinding

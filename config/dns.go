@@ -24,8 +24,9 @@ func (v value) dns(c *DNS) {
 		"cache": func(v value) {
 			v.object(fields{"entries": set(&c.Cache.Entries, number(0, maxEntries))})
 		},
-		"ech": set(&c.ECH, word(Strip, Keep)),
-		"h3":  set(&c.H3, word(Strip, Keep)),
+		"cookies": func(v value) { v.cookies(&c.Cookies) },
+		"ech":     set(&c.ECH, word(Strip, Keep)),
+		"h3":      set(&c.H3, word(Strip, Keep)),
 		"rebinding": func(v value) {
 			v.object(fields{"block": set(&c.Rebinding.Block, value.boolean), "allow": set(&c.Rebinding.Allow, listOf(value.suffix))})
 		},

@@ -63,7 +63,7 @@ func withoutBans() Config {
 	return Config{
 		DNS: DNS{
 			Listen: addrs("127.0.0.1:5353"), Upstreams: []*url.URL{}, Bootstrap: addrs(),
-			Blocked: blocklists.Answer{Mode: blocklists.NXDOMAIN}, Cache: Cache{100_000},
+			Blocked: blocklists.Answer{Mode: blocklists.NXDOMAIN}, Cache: Cache{100_000}, Cookies: Cookies{Mode: CookiesAnswer},
 			ECH: Strip, H3: Strip, Rebinding: Rebinding{Allow: []string{}},
 		},
 		Proxy: Proxy{
@@ -168,6 +168,7 @@ func TestFull(t *testing.T) {
 			Bootstrap: addrs("192.0.2.54:53", "[2001:db8::54]:53"),
 			Blocked:   blocklists.Answer{Mode: blocklists.NXDOMAIN},
 			Cache:     Cache{200_000},
+			Cookies:   Cookies{CookiesAnswer, filepath.Join(dir, "cookie-secrets")},
 			ECH:       Strip, H3: Keep,
 			Rebinding: Rebinding{true, []string{"intranet.example.org"}},
 		},

@@ -192,16 +192,17 @@ func TestManyErrors(t *testing.T) {
 
 // TestBundlesDoNotFit covers what the operator cannot have done.
 func TestBundlesDoNotFit(t *testing.T) {
+	at := fmt.Sprintf("default.yml:%d:8: bans[0]: ", lineOf(t, "default.yml", "bans: "))
 	for name, test := range map[string]struct {
 		fsys fs.FS
 		want string
 	}{
-		"none":  {nil, `default.yml:21:8: bans[0]: there is no built-in ban "wechat"`},
-		"empty": {fstest.MapFS{}, `default.yml:21:8: bans[0]: there is no built-in ban "wechat"`},
+		"none":  {nil, at + `there is no built-in ban "wechat"`},
+		"empty": {fstest.MapFS{}, at + `there is no built-in ban "wechat"`},
 		"not YAML": {fstest.MapFS{"wechat/ban.yml": {Data: []byte("a: [b")}},
 			"built-in/wechat/ban.yml:1:1: file: a list that begins here or above"},
 		"nothing":  {fstest.MapFS{"wechat/ban.yml": {}}, "built-in/wechat/ban.yml:1:1: id: the key is missing"},
-		"a folder": {fstest.MapFS{"wechat/ban.yml/x": {}}, `default.yml:21:8: bans[0]: the built-in ban "wechat" cannot be read`},
+		"a folder": {fstest.MapFS{"wechat/ban.yml/x": {}}, at + `the built-in ban "wechat" cannot be read`},
 	} {
 		_, err := Default(test.fsys)
 		if err == nil || !strings.Contains("\n"+err.Error(), "\n"+test.want) {

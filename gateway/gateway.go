@@ -140,8 +140,13 @@ func (g *Gateway) bind() error {
 	g.keepFilter()
 	var err error
 	if len(g.cfg.DNS.Listen) > 0 {
+		cookies, err := newCookies(g.cfg, g.log)
+		if err != nil {
+			return err
+		}
 		g.dns, err = dnsserver.Listen(dnsserver.Options{
-			Listen: g.cfg.DNS.Listen, Policy: &g.store, Resolver: &g.resolver,
+			Cookies: cookies,
+			Listen:  g.cfg.DNS.Listen, Policy: &g.store, Resolver: &g.resolver,
 			Audit: sink, Log: g.log, Drain: drain,
 		})
 		if err != nil {

@@ -156,6 +156,8 @@ func dnsMetrics(e emitter, st dnsserver.Stats) {
 		series{"failed", st.Failed}, series{"overloaded", st.Overloaded})
 	e.counter("weir_dns_rejected_total", "Messages answered with a protocol error and no judgement.", float64(st.Rejected))
 	e.counter("weir_dns_rejudged_total", "Questions judged again because the policy changed before the reply was written.", float64(st.Rejudged))
+	e.counters("weir_dns_cookies_total", "DNS cookies of clients, by what they were worth.", "cookie",
+		series{"new", st.CookiesNew}, series{"valid", st.CookiesValid}, series{"bad", st.CookiesBad})
 	e.counter("weir_dns_truncated_total", "Replies that were truncated.", float64(st.Truncated))
 	for reason, n := range st.Dropped {
 		e.counter("weir_dns_dropped_total", "Messages without a reply and connections cut off, by reason.", float64(n), "reason", reason)

@@ -156,6 +156,7 @@ func sameListeners(old, next *config.Config) error {
 		}
 	}
 	check("dns.listen", slices.Equal(old.DNS.Listen, next.DNS.Listen))
+	check("dns.cookies", old.DNS.Cookies == next.DNS.Cookies)
 	check("proxy.listen", slices.Equal(old.Proxy.Listen, next.Proxy.Listen))
 	check("transparent.listen", slices.Equal(old.Transparent.Listen, next.Transparent.Listen))
 	check("vpn.interface", old.VPN.Interface == next.VPN.Interface)

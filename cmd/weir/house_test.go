@@ -58,6 +58,7 @@ var only = map[string]func(file string) bool{
 
 // requirements is the reviewed list of what the module depends on directly.
 var requirements = map[string]string{
+	"github.com/dchest/siphash":           "the hash of DNS cookies, which servers of different makers share (RFC 9018); gateway/dnsserver only",
 	"github.com/elazarl/goproxy":          "forwards plain HTTP requests; gateway/proxy/forward.go only",
 	"github.com/gaissmai/bart":            "address prefixes: lookups without allocation, supernets in one walk",
 	"github.com/google/nftables":          "the kernel's packet filter, without a program to run; gateway/vpn only",

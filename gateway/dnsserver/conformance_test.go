@@ -99,7 +99,7 @@ func TestConformance(t *testing.T) {
 			t.Errorf("%s: result %q, want holds, other role with its reason, or not offered for what is no MUST", at, r.result)
 		}
 	}
-	for _, rfc := range []string{"6891", "7766", "8914", "2308", "8482"} {
+	for _, rfc := range []string{"6891", "7766", "8914", "2308", "8482", "7873", "9018"} {
 		if rfcs[rfc] < 2 {
 			t.Errorf("RFC %s has %d rows", rfc, rfcs[rfc])
 		}

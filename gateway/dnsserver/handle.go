@@ -35,6 +35,7 @@ type question struct {
 	transport transport
 	limit     int // the longest reply that the client takes
 	edns, do  bool
+	cookie    string // for the reply, in hexadecimal digits; empty for none
 	arrived   time.Time
 	// What the resolver said; both are nil before it was asked.
 	answer *resolver.Answer
@@ -51,6 +52,7 @@ type core struct {
 	resolver Resolver
 	audit    audit.Sink
 	exit     *exit
+	cookies  *Cookies // nil: the option means nothing
 	blockTTL uint32
 	timeout  time.Duration
 	stats    counters
@@ -183,7 +185,7 @@ func (q *question) local() kind {
 // is none. Both are nil for a message that must not be answered.
 func (c *core) accept(dst, p []byte, from netip.Addr, tr transport) (q *question, reply []byte) {
 	c.stats.received[tr].Add(1)
-	var look wire.Query
+	look := wire.Query{Cookies: c.cookies != nil}
 	switch f, rcode := look.Parse(p); f {
 	case wire.Ignore:
 		c.stats.drop(ignored(p))
@@ -205,23 +207,36 @@ func ignored(p []byte) drop {
 // unpack is accept for a message whose header and question were looked at.
 func (c *core) unpack(dst, p []byte, from netip.Addr, tr transport, arrived time.Time) (q *question, reply []byte) {
 	m := new(dns.Msg)
-	if err := m.Unpack(p); err != nil || len(m.Question) != 1 || len(m.Extra) != int(p[11]) {
+	if err := m.Unpack(p); err != nil || len(m.Question) != int(p[5]) || len(m.Extra) != int(p[11]) {
 		return nil, c.reject(dst, p, unreadable(p))
 	}
 	q = &question{msg: m, transport: tr, from: policy.Subject{Addr: from.Unmap().WithZone("")}, arrived: arrived}
-	q.qtype = m.Question[0].Qtype
 	opt, ok := onlyOPT(m)
 	if !ok {
 		return nil, c.reject(dst, p, dns.RcodeFormatError)
 	}
 	q.setEDNS(opt)
+	switch rcode := c.bake(q, opt); {
+	case rcode == rcodeCookieOnly:
+		return nil, c.refuse(dst, q, dns.RcodeSuccess, nil)
+	case rcode != dns.RcodeSuccess:
+		return nil, c.refuse(dst, q, rcode, nil)
+	case len(m.Question) != 1:
+		return nil, c.reject(dst, p, unreadable(p))
+	}
+	q.qtype = m.Question[0].Qtype
 	if rcode, ede := q.protocolError(opt); rcode != dns.RcodeSuccess {
-		c.stats.rejected.Add(1)
-		c.stats.rcode(rcode)
-		return nil, c.failure(dst, q, rcode, ede)
+		return nil, c.refuse(dst, q, rcode, ede)
 	}
 	q.name = canonical(m.Question[0].Name)
 	return q, nil
+}
+
+// refuse answers a message that is not judged.
+func (c *core) refuse(dst []byte, q *question, rcode int, e *dns.EDNS0_EDE) []byte {
+	c.stats.rejected.Add(1)
+	c.stats.rcode(rcode)
+	return c.failure(dst, q, rcode, e)
 }
 
 // unreadable is the rcode for a message that cannot be read: options of another

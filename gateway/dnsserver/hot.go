@@ -45,6 +45,7 @@ const hotEntries = 16384
 
 func newHot(c *core) *hot {
 	h := &hot{core: c, cache: resolver.NewHot(hotEntries)}
+	h.query.Cookies = c.cookies != nil
 	switch r := c.resolver.(type) {
 	case hotResolver:
 		h.answers = r

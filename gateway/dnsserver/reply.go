@@ -289,11 +289,14 @@ func (c *core) pack(dst []byte, q *question, m *dns.Msg, e *dns.EDNS0_EDE) []byt
 }
 
 // opt returns our OPT record: our size, DO copied (RFC 3225, section 3),
-// version 0, no option of the client's.
+// version 0, no option of the client's but the cookie.
 func (q *question) opt(e *dns.EDNS0_EDE) *dns.OPT {
 	o := &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT, Class: maxUDP}}
 	if q.do {
 		o.SetDo()
+	}
+	if q.cookie != "" {
+		o.Option = append(o.Option, &dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: q.cookie})
 	}
 	if e != nil {
 		o.Option = append(o.Option, e)

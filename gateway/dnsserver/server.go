@@ -72,6 +72,9 @@ type Options struct {
 	// ends; 5 s.
 	Drain time.Duration
 
+	// Cookies are the DNS cookies of clients; nil: the option means nothing.
+	Cookies *Cookies
+
 	portable bool // UDP without batches, for tests where there are batches
 }
 
@@ -137,7 +140,7 @@ func Listen(opts Options) (*Server, error) {
 	s.core = core{
 		policy: opts.Policy, resolver: opts.Resolver, audit: opts.Audit,
 		blockTTL: uint32(opts.BlockTTL / time.Second),
-		timeout:  opts.Timeout,
+		timeout:  opts.Timeout, cookies: opts.Cookies,
 	}
 	s.core.exit = newExit(s.life, &s.core, opts.Workers, opts.Queue)
 	s.streams.init(opts.MaxTCP, opts.MaxTCPPerClient)

@@ -36,6 +36,10 @@ type Stats struct {
 	Rejudged  uint64 // decided again because the policy changed before the reply was written
 	Truncated uint64 // replies with TC
 
+	// Cookies of clients, by what they were worth: no cookie of ours yet, one of
+	// ours, and none that we made or one that is too old.
+	CookiesNew, CookiesValid, CookiesBad uint64
+
 	// Dropped counts what got no reply or was cut off, by reason: the names of
 	// the drop constants, each of which is there.
 	Dropped map[string]uint64
@@ -84,6 +88,7 @@ type counters struct {
 	rejudged, truncated            atomic.Uint64
 	dropped                        [drops]atomic.Uint64
 	rcodes                         [rcodes + 1]atomic.Uint64
+	cookies                        [cookieStates]atomic.Uint64
 	batches                        [2]atomic.Uint64 // system calls that read and wrote UDP
 	inflight, conns                atomic.Int64
 	accepted                       atomic.Uint64
@@ -113,6 +118,7 @@ func (c *counters) addTo(st *Stats) {
 		&st.Reported: &c.actions[policy.Report], &st.Blocked: &c.actions[policy.Block],
 		&st.Cached: &c.cached, &st.Forwarded: &c.forwarded, &st.Synthesized: &c.synthesized,
 		&st.Failed: &c.failed, &st.Overloaded: &c.overloaded,
+		&st.CookiesNew: &c.cookies[cookieNew], &st.CookiesValid: &c.cookies[cookieValid], &st.CookiesBad: &c.cookies[cookieBad],
 		&st.UDPReads: &c.batches[0], &st.UDPWrites: &c.batches[1],
 		&st.Rejudged: &c.rejudged, &st.Truncated: &c.truncated, &st.Accepted: &c.accepted,
 	} {

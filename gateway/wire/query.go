@@ -72,6 +72,9 @@ type Query struct {
 	Limit int
 	// EDNS is whether there was an OPT record, and DO its bit (RFC 3225).
 	EDNS, DO bool
+	// Cookies says that the option of that name means something, so that a
+	// message with it is Complex. It is the caller's to set.
+	Cookies bool
 
 	msg  []byte // header and question
 	text int    // octets of name that are the name as text
@@ -100,8 +103,10 @@ func (q *Query) Parse(p []byte) (f Fate, rcode uint8) {
 	questions, answers := binary.BigEndian.Uint16(p[4:]), binary.BigEndian.Uint16(p[6:])
 	authorities, additional := binary.BigEndian.Uint16(p[8:]), binary.BigEndian.Uint16(p[10:])
 	if questions != 1 {
-		// RFC 9619, section 4. A query without a question makes sense with DNS
-		// cookies only (RFC 7873, section 5.4), which Weir does not have.
+		if q.Cookies && questions == 0 && answers == 0 && authorities == 0 && additional == 1 {
+			return Complex, 0 // who asks for nothing may ask for a cookie (RFC 7873, section 5.4)
+		}
+		// RFC 9619, section 4.
 		return Reject, FormatError
 	}
 	if answers != 0 || authorities > 1 || additional > 2 {
@@ -210,7 +215,7 @@ func (q *Query) readOPT(p []byte) bool {
 			return false
 		}
 		code, n := binary.BigEndian.Uint16(options), int(binary.BigEndian.Uint16(options[2:]))
-		if n > len(options)-4 || !knownOption(code, options[4:4+n]) {
+		if n > len(options)-4 || !knownOption(code, options[4:4+n]) || code == optionCookie && q.Cookies {
 			return false
 		}
 		options = options[4+n:]
@@ -221,12 +226,14 @@ func (q *Query) readOPT(p []byte) bool {
 	return true
 }
 
+const optionCookie = 10 // RFC 7873, section 4
+
 // knownOption reports whether it is an option that clients send, that may
 // stand in any query, and that is well-formed.
 func knownOption(code uint16, data []byte) bool {
-	const nsid, dau, n3u, subnet, cookie, keepalive, padding = 3, 5, 7, 8, 10, 11, 12
+	const nsid, dau, n3u, subnet, keepalive, padding = 3, 5, 7, 8, 11, 12
 	switch code {
-	case nsid, dau, dau + 1, n3u, cookie, padding:
+	case nsid, dau, dau + 1, n3u, optionCookie, padding:
 		return true
 	case keepalive:
 		return len(data) == 0 || len(data) == 2 // RFC 7828, section 3.1

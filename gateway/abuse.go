@@ -1,0 +1,22 @@
+package gateway
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/weir-gateway/weir/config"
+	"github.com/weir-gateway/weir/gateway/dnsserver"
+)
+
+// newCookies makes the DNS cookies of the configuration, nil for none.
+func newCookies(cfg *config.Config, log *slog.Logger) (*dnsserver.Cookies, error) {
+	if cfg.DNS.Cookies.Mode == config.CookiesIgnore {
+		return nil, nil
+	}
+	c, err := dnsserver.NewCookies(cfg.DNS.Cookies.Secrets, log)
+	if err != nil {
+		return nil, fmt.Errorf("dns.cookies: %w", err)
+	}
+	c.Require = cfg.DNS.Cookies.Mode == config.CookiesRequire
+	return c, nil
+}

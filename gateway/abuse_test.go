@@ -1,0 +1,35 @@
+package gateway
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/weir-gateway/weir/config"
+)
+
+func TestNewCookies(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	file := filepath.Join(t.TempDir(), "secrets")
+	if err := os.WriteFile(file, []byte(strings.Repeat("0f", 16)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := func(mode config.CookieMode, file string) (on, require bool, err error) {
+		c, err := newCookies(&config.Config{DNS: config.DNS{Cookies: config.Cookies{Mode: mode, Secrets: file}}}, log)
+		return c != nil, c != nil && c.Require, err
+	}
+	if on, _, err := open(config.CookiesIgnore, "/none"); on || err != nil {
+		t.Errorf("ignore: %v, %v", on, err)
+	}
+	if on, require, err := open(config.CookiesAnswer, ""); !on || require || err != nil {
+		t.Errorf("answer: %v, %v, %v", on, require, err)
+	}
+	if on, require, err := open(config.CookiesRequire, file); !on || !require || err != nil {
+		t.Errorf("require: %v, %v, %v", on, require, err)
+	}
+	if on, _, err := open(config.CookiesAnswer, file+".none"); on || err == nil {
+		t.Errorf("no such file: %v, %v", on, err)
+	}
+}
