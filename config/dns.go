@@ -19,6 +19,7 @@ func (v value) dns(c *DNS) {
 	v.object(fields{
 		"listen":    set(&c.Listen, listOf(value.listenAddr)),
 		"upstreams": set(&c.Upstreams, listOf(value.upstream)),
+		"strategy":  set(&c.Strategy, word(StrategyOrdered, StrategyFastest, StrategyParallel, StrategyRandom)),
 		"bootstrap": set(&c.Bootstrap, value.servers),
 		"blocked":   set(&c.Blocked, value.answer),
 		"cache": func(v value) {

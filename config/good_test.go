@@ -64,7 +64,8 @@ func withoutBans() Config {
 		DNS: DNS{
 			Listen: addrs("127.0.0.1:5353"), Upstreams: []*url.URL{}, Bootstrap: addrs(),
 			Blocked: blocklists.Answer{Mode: blocklists.NXDOMAIN}, Cache: Cache{100_000}, Cookies: Cookies{Mode: CookiesAnswer},
-			ECH: Strip, H3: Strip, Rebinding: Rebinding{Allow: []string{}},
+			Strategy: StrategyOrdered,
+			ECH:      Strip, H3: Strip, Rebinding: Rebinding{Allow: []string{}},
 		},
 		Proxy: Proxy{
 			Listen: addrs("127.0.0.1:3128"), ConnectPorts: []uint16{443}, HTTPPorts: []uint16{80, 8080},
@@ -165,6 +166,7 @@ func TestFull(t *testing.T) {
 				mustURL(t, "https://192.0.2.53:443/dns-query"),
 				mustURL(t, "udp://192.0.2.54:5300"),
 			},
+			Strategy:  StrategyFastest,
 			Bootstrap: addrs("192.0.2.54:53", "[2001:db8::54]:53"),
 			Blocked:   blocklists.Answer{Mode: blocklists.NXDOMAIN},
 			Cache:     Cache{200_000},

@@ -211,6 +211,8 @@ func resolverMetrics(e emitter, st resolver.Stats) {
 	e.gauge("weir_resolver_inflight", "Exchanges under way.", float64(st.InFlight))
 	e.counters("weir_resolver_responses_ignored_total", "Upstream responses that were not used, by reason.", "reason",
 		series{"mismatched", st.Mismatched}, series{"malformed", st.Malformed}, series{"truncated", st.Truncated})
+	e.counter("weir_resolver_hedge_wins_total", "Second queries whose answer came before the first one's.", float64(st.HedgeWins))
+	e.counter("weir_resolver_hedges_denied_total", "Second queries that were not sent, because there had been too many.", float64(st.Unhedged))
 	for _, u := range st.Upstreams {
 		healthy := 0.0
 		if u.Healthy {
@@ -219,6 +221,10 @@ func resolverMetrics(e emitter, st resolver.Stats) {
 		e.gauge("weir_upstream_healthy", "Whether the upstream is asked in its turn.", healthy, "upstream", u.Address)
 		e.counter("weir_upstream_queries_total", "Queries sent to the upstream.", float64(u.Queries), "upstream", u.Address)
 		e.counter("weir_upstream_failures_total", "Tries without a usable response.", float64(u.Failures), "upstream", u.Address)
+		e.counter("weir_upstream_late_total", "Tries without a response when it was time to ask another upstream.", float64(u.Late), "upstream", u.Address)
+		e.counter("weir_upstream_hedges_total", "Queries that the upstream got because another was late.", float64(u.Hedges), "upstream", u.Address)
+		e.counter("weir_upstream_probes_total", "Questions of our own to the upstream, while it was down.", float64(u.Probes), "upstream", u.Address)
+		e.counter("weir_upstream_down_total", "Times that the upstream went down.", float64(u.Opened), "upstream", u.Address)
 		e.gauge("weir_upstream_rtt_seconds", "Smoothed round-trip time.", u.RTT.Seconds(), "upstream", u.Address)
 	}
 }

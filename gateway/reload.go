@@ -167,7 +167,7 @@ func sameListeners(old, next *config.Config) error {
 }
 
 func sameUpstreams(a, b *config.DNS) bool {
-	return reflect.DeepEqual(a.Upstreams, b.Upstreams) && slices.Equal(a.Bootstrap, b.Bootstrap) && a.Cache == b.Cache
+	return reflect.DeepEqual(a.Upstreams, b.Upstreams) && a.Strategy == b.Strategy && slices.Equal(a.Bootstrap, b.Bootstrap) && a.Cache == b.Cache
 }
 
 // revisions are the revisions of sources by their spelling.

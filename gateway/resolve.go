@@ -39,7 +39,7 @@ func (l *liveResolver) replace(cfg *config.Config, log *slog.Logger) error {
 // newResolver makes a resolver that remembers in the history, nil for none.
 func newResolver(cfg *config.Config, history *resolver.History, log *slog.Logger) (*resolver.Resolver, error) {
 	return resolver.New(resolver.Options{
-		Upstreams: cfg.DNS.Upstreams, Bootstrap: cfg.DNS.Bootstrap,
+		Upstreams: cfg.DNS.Upstreams, Strategy: resolver.Strategy(cfg.DNS.Strategy), Bootstrap: cfg.DNS.Bootstrap,
 		Self: cfg.DNS.Listen, CacheEntries: cfg.DNS.Cache.Entries, Log: log,
 		Shape: shape(cfg), History: history,
 	})

@@ -10,7 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strconv"
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,20 +23,42 @@ const (
 // A builder makes upstreams from what they share.
 type builder struct {
 	ctx   context.Context
-	wg    *sync.WaitGroup
+	tasks *tasks
 	now   clock
 	count *counters
 	log   *slog.Logger
 	try   time.Duration
-	self  func(netip.AddrPort) bool
-	tls   *tls.Config
-	hosts *hosts
+	late  time.Duration // after it, a try without a response is a miss
+	// backoff is how long after the last miss the first probe is sent.
+	backoff    time.Duration
+	lingering  *atomic.Int64 // tries that lost and go on for a while
+	mostLinger int64
+	self       func(netip.AddrPort) bool
+	tls        *tls.Config
+	hosts      *hosts
+}
+
+// linger ends a try after that time, and notes a miss if it had no response by
+// then. It reports false where too many tries are lingering already.
+func (b *builder) linger(tr *try, d time.Duration) bool {
+	if b.lingering.Add(1) > b.mostLinger {
+		b.lingering.Add(-1)
+		return false
+	}
+	time.AfterFunc(d, func() {
+		b.lingering.Add(-1)
+		if !tr.done.Load() {
+			tr.tooLate()
+		}
+		tr.cancel()
+	})
+	return true
 }
 
 // upstreamGroup makes the upstreams that the operator named, or follows the
 // system's resolvers.
-func (b *builder) upstreamGroup(urls []*url.URL, s *system) (*group, error) {
-	g := &group{b: b}
+func (b *builder) upstreamGroup(urls []*url.URL, strategy Strategy, s *system) (*group, error) {
+	g := &group{b: b, strategy: strategy, budget: newBudget()}
 	if len(urls) == 0 {
 		g.system = s
 	}
@@ -55,8 +77,9 @@ func (b *builder) upstreamGroup(urls []*url.URL, s *system) (*group, error) {
 func (b *builder) bootstrapGroup(addrs []netip.AddrPort, s *system) (*group, error) {
 	short := *b
 	short.try = b.try / 3
+	short.late = min(lateAfter, short.try/2)
 	b = &short
-	g := &group{b: b}
+	g := &group{b: b, budget: newBudget()}
 	if len(addrs) == 0 {
 		g.system = s
 	}
@@ -75,7 +98,9 @@ func (b *builder) bootstrapGroup(addrs []netip.AddrPort, s *system) (*group, err
 // plain makes an upstream over UDP with TCP beside it.
 func (b *builder) plain(a netip.AddrPort) *upstream {
 	e := &endpoint{addr: a.Addr(), port: a.Port(), self: b.self}
-	return b.wrap("udp://"+a.String(), &udpTransport{addr: a, tcp: newStreamPool(b, e.dial), count: b.count})
+	u := b.wrap("udp://"+a.String(), &udpTransport{addr: a, tcp: newStreamPool(b, e.dial), count: b.count})
+	u.plain = true
+	return u
 }
 
 func (b *builder) wrap(address string, t transport) *upstream {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -44,7 +43,7 @@ func TestFailover(t *testing.T) {
 		atleast time.Duration
 	}{
 		{"refused connection", func() netip.AddrPort { return closedPort(t) }, 300 * time.Millisecond, 0},
-		{"silence", func() netip.AddrPort { return listen(t, silent()) }, 900 * time.Millisecond, 380 * time.Millisecond},
+		{"silence", func() netip.AddrPort { return listen(t, silent()) }, 600 * time.Millisecond, 180 * time.Millisecond},
 		{"SERVFAIL", func() netip.AddrPort { return listen(t, rcode(dns.RcodeServerFailure)) }, 300 * time.Millisecond, 0},
 		{"REFUSED", func() netip.AddrPort { return listen(t, rcode(dns.RcodeRefused)) }, 300 * time.Millisecond, 0},
 		{"NOTIMP", func() netip.AddrPort { return listen(t, rcode(dns.RcodeNotImplemented)) }, 300 * time.Millisecond, 0},
@@ -100,64 +99,70 @@ func TestServfailIsCachedBriefly(t *testing.T) {
 	}
 }
 
-// TestHealth follows an upstream that stops responding and comes back.
-func TestHealth(t *testing.T) {
+// TestBreaker follows an upstream that stops responding and comes back: after
+// failLimit misses it is asked no more, but for probes, and the first probe that
+// it answers brings it back.
+func TestBreaker(t *testing.T) {
 	var up atomic.Bool
+	var asked, probed atomic.Int64
 	first := records(t, wwwA)
 	inner := first.answer
 	first.answer = func(q *dns.Msg) *dns.Msg {
+		if q.Question[0].Name == "." {
+			probed.Add(1)
+		} else {
+			asked.Add(1)
+		}
 		if up.Load() {
 			return inner(q)
 		}
 		return nil
 	}
 	second := records(t, wwwA)
-	clk := newClock()
-	r := openAt(t, Options{Upstreams: udp(t, listen(t, first), listen(t, second)), Timeout: 1500 * time.Millisecond}, clk.now, portDNS)
-	ask := func() (toFirst, toSecond int64) {
-		f, s := first.queries.Load(), second.queries.Load()
-		resolve(t, r, "www.example", dns.TypeA)
-		return first.queries.Load() - f, second.queries.Load() - s
-	}
+	r := open(t, Options{Upstreams: udp(t, listen(t, first), listen(t, second)), backoff: 50 * time.Millisecond})
 	for i := range failLimit {
-		if f, s := ask(); f != 1 || s != 1 {
-			t.Fatalf("question %d: %d and %d queries, want 1 and 1", i, f, s)
+		start := time.Now()
+		resolve(t, r, "www.example", dns.TypeA)
+		if d := time.Since(start); d < lateAfter-minHedge {
+			t.Errorf("question %d was answered after %v, before the first upstream was late", i, d)
 		}
 	}
-	if s := r.Stats().Upstreams; s[0].Healthy || s[0].Failures != failLimit || !s[1].Healthy {
-		t.Errorf("after %d failures: %+v", failLimit, s)
+	st := r.Stats().Upstreams
+	if st[0].Healthy || st[0].Late != failLimit || st[0].Opened != 1 || !st[1].Healthy {
+		t.Errorf("after %d misses: %+v", failLimit, st)
 	}
-	for range 5 {
-		if f, s := ask(); f != 0 || s != 1 {
-			t.Fatalf("while backing off: %d and %d queries", f, s)
-		}
+	before := asked.Load()
+	for range 20 {
+		resolve(t, r, "www.example", dns.TypeA)
 	}
-	// The interval doubles with each failed probe, up to the cap.
-	for want := minBackoff; want < 2*maxBackoff; want *= 2 {
-		want := min(want, maxBackoff)
-		clk.move(want - time.Millisecond)
-		if f, _ := ask(); f != 0 {
-			t.Fatalf("asked before %v", want)
-		}
-		clk.move(time.Millisecond)
-		if f, s := ask(); f != 1 || s != 1 {
-			t.Fatalf("after %v: %d and %d queries, want one probe", want, f, s)
-		}
+	if n := asked.Load() - before; n != 0 {
+		t.Errorf("while it was down, %d of 20 questions went to it", n)
 	}
+	until(t, "a probe", func() bool { return probed.Load() > 0 })
 	up.Store(true)
-	clk.move(maxBackoff)
-	if f, s := ask(); f != 1 || s != 0 {
-		t.Errorf("it came back: %d and %d queries", f, s)
+	until(t, "its return", func() bool { return r.Stats().Upstreams[0].Healthy })
+	before = asked.Load()
+	resolve(t, r, "www.example", dns.TypeA)
+	if n := asked.Load() - before; n != 1 {
+		t.Errorf("it is back, and %d of 1 questions went to it", n)
 	}
-	if s := r.Stats().Upstreams; !s[0].Healthy {
-		t.Errorf("after a response: %+v", s[0])
-	}
-	if f, s := ask(); f != 1 || s != 0 {
-		t.Errorf("healthy again: %d and %d queries", f, s)
+	if st := r.Stats().Upstreams[0]; st.Probes == 0 || st.RTT <= 0 {
+		t.Errorf("%+v", st)
 	}
 }
 
-// TestLastResort: upstreams that back off are still better than none.
+// until waits for the condition.
+func until(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); {
+		if time.Now().After(end) {
+			t.Fatalf("%s did not come", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// TestLastResort: upstreams that are down are still better than none.
 func TestLastResort(t *testing.T) {
 	var up atomic.Bool
 	z := records(t, wwwA)
@@ -168,7 +173,7 @@ func TestLastResort(t *testing.T) {
 		}
 		return nil
 	}
-	r := open(t, Options{Upstreams: udp(t, listen(t, z)), Timeout: 100 * time.Millisecond})
+	r := open(t, Options{Upstreams: udp(t, listen(t, z)), Timeout: 100 * time.Millisecond, backoff: time.Hour})
 	for range 2 {
 		_, err := r.Resolve(t.Context(), question("www.example", dns.TypeA))
 		wantErr(t, err, context.DeadlineExceeded)
@@ -178,37 +183,8 @@ func TestLastResort(t *testing.T) {
 	}
 	up.Store(true)
 	resolve(t, r, "www.example", dns.TypeA)
-}
-
-// TestOneProbe: of many questions, one goes to an upstream whose back-off is
-// over; the others do not wait for it.
-func TestOneProbe(t *testing.T) {
-	dead, good := silent(), records(t, wwwA)
-	clk := newClock()
-	r := openAt(t, Options{Upstreams: udp(t, listen(t, dead), listen(t, good)), Timeout: 1500 * time.Millisecond}, clk.now, portDNS)
-	for range failLimit {
-		resolve(t, r, "www.example", dns.TypeA)
-	}
-	if r.Stats().Upstreams[0].Healthy {
-		t.Error("it is healthy after the last failure")
-	}
-	clk.move(minBackoff)
-	if !r.Stats().Upstreams[0].Healthy {
-		t.Error("it has not got its place back after the back-off")
-	}
-	before := dead.queries.Load()
-	var wg sync.WaitGroup
-	for i := range 20 {
-		wg.Go(func() {
-			q := question(fmt.Sprintf("h%d.example", i), dns.TypeA)
-			if _, err := r.Resolve(t.Context(), q); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-	if n := dead.queries.Load() - before; n != 1 {
-		t.Errorf("%d of 20 questions went to it, want one probe", n)
+	if s := r.Stats().Upstreams[0]; !s.Healthy {
+		t.Errorf("after an answer: %+v", s)
 	}
 }
 

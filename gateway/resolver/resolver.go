@@ -12,6 +12,7 @@
 package resolver
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -50,13 +51,14 @@ const (
 // Options are what a Resolver is made of. The zero Options forward to the
 // system's resolvers without a cache.
 type Options struct {
-	// Upstreams are asked in that order. Schemes are udp, tcp, tls and https;
+	// Upstreams are asked as Strategy says. Schemes are udp, tcp, tls and https;
 	// the host is an address, or a name for tls and https. Without a port it is
 	// the scheme's own, and without a path https means /dns-query. Empty: the
 	// system's resolvers, from ResolvConf.
 	Upstreams []*url.URL
 	// Bootstrap are the resolvers for host names of upstreams. Empty: the
 	// system's.
+	Strategy   Strategy // of Upstreams; empty: Ordered
 	Bootstrap  []netip.AddrPort
 	ResolvConf string // empty: /etc/resolv.conf
 	// Self are our own listeners. A resolver that is one of them is refused.
@@ -71,6 +73,8 @@ type Options struct {
 	Shape       Shape
 	History     *History // remembers what was given; nil: nothing does
 	Log         *slog.Logger
+
+	backoff time.Duration // before the first probe of an upstream that is down; 0: 1 s
 }
 
 // A Resolver answers from its cache and from upstreams. It is safe for
@@ -88,7 +92,7 @@ type Resolver struct {
 
 	ctx    context.Context // of all exchanges, ended by Close
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // exchanges and connections
+	tasks  tasks // exchanges, connections and probes
 
 	id    uint64        // no other Resolver of the process has it
 	epoch atomic.Uint64 // since the last flush; no other Resolver has it. Written under mu
@@ -160,18 +164,24 @@ func newResolver(opts Options, now clock, port uint16) (*Resolver, error) {
 // build makes the groups of upstreams. Nothing in them dials before the first
 // question.
 func (r *Resolver) build(opts Options, port uint16) error {
+	if err := opts.Strategy.check(); err != nil {
+		return err
+	}
 	b := &builder{
-		ctx: r.ctx, wg: &r.wg, now: r.now, count: &r.count, log: opts.Log,
-		try:  min(defaultTry, opts.Timeout*2/5),
+		ctx: r.ctx, tasks: &r.tasks, now: r.now, count: &r.count, log: opts.Log,
+		try:       min(defaultTry, opts.Timeout*2/5),
+		backoff:   cmp.Or(opts.backoff, minBackoff),
+		lingering: new(atomic.Int64), mostLinger: int64(r.max),
 		self: selfCheck(opts.Self), tls: opts.TLSConfig,
 	}
+	b.late = min(lateAfter, b.try/2)
 	system := newSystem(opts.ResolvConf, port, b.self, opts.Log)
 	var err error
 	if r.boot, err = b.bootstrapGroup(opts.Bootstrap, system); err != nil {
 		return err
 	}
 	b.hosts = newHosts(r.boot, opts.Timeout, r.now)
-	if r.main, err = b.upstreamGroup(opts.Upstreams, system); err != nil {
+	if r.main, err = b.upstreamGroup(opts.Upstreams, opts.Strategy, system); err != nil {
 		return err
 	}
 	// That there is nowhere to ask is logged now, not with the first question.
@@ -185,7 +195,7 @@ func (r *Resolver) Close() error {
 	r.closed = true
 	r.mu.Unlock()
 	r.cancel()
-	r.wg.Wait()
+	r.tasks.wait()
 	r.main.close()
 	r.boot.close()
 	return nil
@@ -260,15 +270,15 @@ func (r *Resolver) join(k key) (*call, error) {
 		r.count.busy.Add(1)
 		return nil, ErrBusy
 	}
+	if !r.tasks.run(func() { r.exchange(ck, c) }) {
+		return nil, ErrClosed
+	}
 	r.calls[ck] = c
-	r.wg.Add(1)
-	go r.exchange(ck, c)
 	return c, nil
 }
 
 // exchange owns one call. Its time is its own, not that of any who wait.
 func (r *Resolver) exchange(ck callKey, c *call) {
-	defer r.wg.Done()
 	ctx, cancel := context.WithTimeout(r.ctx, r.timeout)
 	defer cancel()
 	m, err := r.main.forward(ctx, ck.key)

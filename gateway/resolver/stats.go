@@ -25,15 +25,21 @@ type Stats struct {
 	Truncated  uint64 // UDP responses that were asked for again over TCP
 	Entries    int    // answers in the cache
 	InFlight   int    // exchanges under way
+	HedgeWins  uint64 // second queries whose answer came first
+	Unhedged   uint64 // second queries that the budget did not allow
 	Upstreams  []UpstreamStats
 }
 
 // UpstreamStats are the counters of one upstream.
 type UpstreamStats struct {
 	Address  string // as a URL
-	Healthy  bool   // false while it is asked after the others, because it failed
+	Healthy  bool   // false while its breaker is open: it is asked after the others
 	Queries  uint64
 	Failures uint64        // tries without a usable response
+	Late     uint64        // tries without a response when it was time to ask another
+	Hedges   uint64        // queries that it got because another was late
+	Probes   uint64        // questions of our own, while it was down
+	Opened   uint64        // times that it went down
 	RTT      time.Duration // smoothed; 0 before the first response
 }
 
@@ -44,7 +50,11 @@ func (r *Resolver) Stats() Stats {
 	inFlight, hot := len(r.calls), r.hotHits()
 	r.mu.Unlock()
 	c := &r.count
+	r.main.budget.mu.Lock()
+	denied := r.main.budget.denied
+	r.main.budget.mu.Unlock()
 	return Stats{
+		HedgeWins: r.main.hedgeWins.Load(), Unhedged: denied,
 		Hits: c.hits.Load() + hot, Misses: c.misses.Load(), Coalesced: c.coalesced.Load(),
 		Busy: c.busy.Load(), Failed: c.failed.Load(), Evicted: c.evicted.Load(), Filtered: c.filtered.Load(),
 		Mismatched: c.mismatched.Load(), Malformed: c.malformed.Load(), Truncated: c.truncated.Load(),

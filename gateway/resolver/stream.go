@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -28,7 +29,7 @@ var errConn = errors.New("connection broke")
 // where queries are told apart by ID and answered in any order.
 type streamPool struct {
 	ctx   context.Context // of the Resolver
-	wg    *sync.WaitGroup
+	tasks *tasks
 	dial  func(ctx context.Context) (net.Conn, error)
 	try   time.Duration
 	count *counters
@@ -52,13 +53,14 @@ type streamConn struct {
 	dead chan struct{}
 	err  error // why it died; set before dead is closed
 
+	heard   atomic.Int64 // when the last response came, Unix nanoseconds
 	writing sync.Mutex
 	mu      sync.Mutex
 	waiting map[uint16]chan []byte
 }
 
 func newStreamPool(b *builder, dial func(ctx context.Context) (net.Conn, error)) *streamPool {
-	return &streamPool{ctx: b.ctx, wg: b.wg, dial: dial, try: b.try, count: b.count,
+	return &streamPool{ctx: b.ctx, tasks: b.tasks, dial: dial, try: b.try, count: b.count,
 		retired: make(map[*streamConn]struct{})}
 }
 
@@ -94,20 +96,24 @@ func (p *streamPool) get(anew bool) (c *streamConn, fresh bool, err error) {
 	}
 	room := len(p.conns) < streamConns
 	if c == nil || room && (anew || c.load > 0) {
-		c, fresh = p.start(), true
+		if c, fresh = p.start(), true; c == nil {
+			return nil, false, ErrClosed
+		}
 	}
 	c.load++
 	return c, fresh, nil
 }
 
-// start begins a new connection; the pool's lock is held.
+// start begins a new connection, nil after Close; the pool's lock is held.
 func (p *streamPool) start() *streamConn {
 	ctx, cancel := context.WithCancel(p.ctx)
 	c := &streamConn{pool: p, ready: make(chan struct{}), dead: make(chan struct{}),
 		waiting: make(map[uint16]chan []byte), end: cancel}
+	if !p.tasks.run(func() { c.run(ctx) }) {
+		cancel()
+		return nil
+	}
 	p.conns = append(p.conns, c)
-	p.wg.Add(1)
-	go c.run(ctx)
 	return c
 }
 
@@ -171,7 +177,6 @@ func (p *streamPool) close() {
 
 // run dials and then reads responses until the connection dies.
 func (c *streamConn) run(ctx context.Context) {
-	defer c.pool.wg.Done()
 	dialling, cancel := context.WithTimeout(ctx, c.pool.try)
 	conn, err := c.pool.dial(dialling)
 	cancel()
@@ -202,6 +207,7 @@ func (c *streamConn) read() error {
 		if len(raw) < headerLen {
 			return errMismatch
 		}
+		c.heard.Store(time.Now().UnixNano())
 		c.mu.Lock()
 		ch := c.waiting[binary.BigEndian.Uint16(raw)]
 		delete(c.waiting, binary.BigEndian.Uint16(raw))
@@ -242,6 +248,7 @@ func (c *streamConn) exchange(ctx context.Context, k key, edns bool) (*dns.Msg, 
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	sent := time.Now().UnixNano()
 	id, ch := c.enter()
 	defer c.leave(id, ch)
 	if err := c.send(k.query(id, edns)); err != nil {
@@ -258,7 +265,9 @@ func (c *streamConn) exchange(ctx context.Context, k key, edns bool) (*dns.Msg, 
 			return nil, fmt.Errorf("%w: %w", errConn, c.err)
 		}
 	case <-ctx.Done():
-		c.pool.retire(c)
+		if c.heard.Load() < sent { // or it is this name that takes long
+			c.pool.retire(c)
+		}
 		return nil, ctx.Err()
 	}
 	m, err := parse(raw, id, k)

@@ -1,0 +1,292 @@
+package resolver
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// delayed returns a zone that answers after what delay says.
+func delayed(t testing.TB, delay func() time.Duration) *zone {
+	z := records(t, wwwA)
+	inner := z.answer
+	z.answer = func(q *dns.Msg) *dns.Msg {
+		time.Sleep(delay())
+		return inner(q)
+	}
+	return z
+}
+
+func fixed(d time.Duration) func() time.Duration { return func() time.Duration { return d } }
+
+// TestStrategies: who is asked how often.
+func TestStrategies(t *testing.T) {
+	const n = 200
+	for _, tt := range []struct {
+		strategy    Strategy
+		least, most [3]int64 // queries that each upstream may see
+	}{
+		{Ordered, [3]int64{n, 0, 0}, [3]int64{n, n / 10, n / 10}},
+		{Fastest, [3]int64{0, n / 2, 0}, [3]int64{n / 4, n, n / 4}},
+		{Parallel, [3]int64{n, n, n}, [3]int64{n, n, n}},
+		{Random, [3]int64{n / 6, n / 6, n / 6}, [3]int64{n * 2 / 3, n * 2 / 3, n * 2 / 3}},
+	} {
+		t.Run(string(tt.strategy), func(t *testing.T) {
+			zones := []*zone{delayed(t, fixed(8*time.Millisecond)), records(t, wwwA), delayed(t, fixed(8*time.Millisecond))}
+			r := open(t, Options{Strategy: tt.strategy, MaxInFlight: 4096,
+				Upstreams: udp(t, listen(t, zones[0]), listen(t, zones[1]), listen(t, zones[2]))})
+			for range n {
+				resolve(t, r, "www.example", dns.TypeA)
+			}
+			seen := func(i int) int64 { return zones[i].queries.Load() }
+			for i := range zones {
+				until(t, "the least", func() bool { return seen(i) >= tt.least[i] })
+				if seen(i) > tt.most[i] {
+					t.Errorf("upstream %d saw %d queries, want %d at the most", i, seen(i), tt.most[i])
+				}
+			}
+		})
+	}
+	if _, err := New(Options{Strategy: "best"}); err == nil {
+		t.Error("an unknown strategy is taken")
+	}
+}
+
+// TestOrder: those that are down come last, in their order.
+func TestOrder(t *testing.T) {
+	ups := []*upstream{{address: "a"}, {address: "b"}, {address: "c"}}
+	ups[0].down.Store(true)
+	for _, s := range []Strategy{"", Ordered, Fastest, Parallel, Random} {
+		for range 50 {
+			if out := s.order(ups); out[2] != ups[0] || len(out) != 3 {
+				t.Fatalf("%q: the one that is down is not last", s)
+			}
+		}
+	}
+	if out := Ordered.order(ups); out[0] != ups[1] || ups[0].address != "a" {
+		t.Error("the order is not that of the configuration")
+	}
+}
+
+// TestFailoverUnderLoad: where the upstream of many questions dies under them,
+// each is answered within 300 ms, though the budget is for a few of them only.
+func TestFailoverUnderLoad(t *testing.T) {
+	var dead atomic.Bool
+	first, second := records(t, wwwA), records(t, wwwA)
+	inner := first.answer
+	first.answer = func(q *dns.Msg) *dns.Msg {
+		if dead.Load() {
+			return nil
+		}
+		return inner(q)
+	}
+	r := open(t, Options{Upstreams: udp(t, listen(t, first), listen(t, second))})
+	resolve(t, r, "www.example", dns.TypeA)
+	dead.Store(true)
+	took := askMany(t, r, 300)
+	if worst := took[len(took)-1]; worst > 300*time.Millisecond+slack {
+		t.Errorf("failover took %v, want at most 300 ms", worst)
+	}
+	if st := r.Stats(); st.Upstreams[0].Healthy || st.Upstreams[1].Queries < 300 {
+		t.Errorf("%+v", st.Upstreams)
+	}
+}
+
+// slack is what a machine with other work may add.
+const slack = 200 * time.Millisecond
+
+// askMany asks that many different questions at once, and returns how long each
+// took, sorted.
+func askMany(t testing.TB, r *Resolver, n int) []time.Duration {
+	t.Helper()
+	took := make([]time.Duration, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			start := time.Now()
+			_, err := r.Resolve(t.Context(), question(fmt.Sprintf("n%d.example", i), dns.TypeA))
+			if took[i] = time.Since(start); err != nil {
+				t.Errorf("question %d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	slices.Sort(took)
+	return took
+}
+
+// TestHedge: of an upstream that takes long for one question in twenty, a second
+// one saves the tail, at less than half more queries. The unhedged tail of the
+// same upstream stands beside it.
+func TestHedge(t *testing.T) {
+	const n, fast, slow = 1000, 2 * time.Millisecond, 150 * time.Millisecond
+	tail := func() time.Duration {
+		if rand.IntN(20) == 0 {
+			return slow
+		}
+		return fast
+	}
+	p99 := func(s Strategy, zones ...*zone) time.Duration {
+		o := Options{Strategy: s}
+		for _, z := range zones {
+			o.Upstreams = append(o.Upstreams, udp(t, listen(t, z))...)
+		}
+		r := open(t, o)
+		var took []time.Duration
+		for range 10 { // so many at once that the machine is not what is measured
+			took = append(took, askPaced(t, r, n/10)...)
+		}
+		slices.Sort(took)
+		return took[len(took)*99/100]
+	}
+	unhedged := p99(Ordered, delayed(t, tail))
+	a, b := delayed(t, tail), delayed(t, tail)
+	hedged := p99(Fastest, a, b)
+	sent := a.queries.Load() + b.queries.Load()
+	t.Logf("one question in twenty takes %v: p99 unhedged %v, hedged %v with %.0f%% more queries", slow, unhedged, hedged, float64(sent-n)*100/n)
+	if unhedged < slow || hedged > slow*2/3 {
+		t.Errorf("p99 unhedged %v, hedged %v", unhedged, hedged)
+	}
+	if most := int64(n + n/hedgeShare + hedgeBurst); sent > most {
+		t.Errorf("%d queries for %d questions, want at most %d", sent, n, most)
+	}
+}
+
+// askPaced asks one after the other from a few goroutines.
+func askPaced(t testing.TB, r *Resolver, n int) []time.Duration {
+	t.Helper()
+	const lanes = 6
+	took := make([]time.Duration, n)
+	var wg sync.WaitGroup
+	for lane := range lanes {
+		wg.Go(func() {
+			for i := lane; i < n; i += lanes {
+				start := time.Now()
+				if _, err := r.Resolve(t.Context(), question(fmt.Sprintf("p%d.example", i), dns.TypeA)); err != nil {
+					t.Error(err)
+				}
+				took[i] = time.Since(start)
+			}
+		})
+	}
+	wg.Wait()
+	return took
+}
+
+// TestHedgeBudget: what is late because everything is slow is not asked twice
+// for ever.
+func TestHedgeBudget(t *testing.T) {
+	const n = 300
+	zones := []*zone{delayed(t, fixed(450*time.Millisecond)), delayed(t, fixed(450*time.Millisecond))}
+	r := open(t, Options{Strategy: Fastest, Upstreams: udp(t, listen(t, zones[0]), listen(t, zones[1]))})
+	askMany(t, r, n)
+	sent := zones[0].queries.Load() + zones[1].queries.Load()
+	// Those asked before it was known that both are slow change over in vain.
+	if most := int64(2*n + n/hedgeShare + hedgeBurst); sent > most {
+		t.Errorf("%d queries for %d questions", sent, n)
+	}
+	before := sent
+	askMany(t, r, n)
+	sent = zones[0].queries.Load() + zones[1].queries.Load() - before
+	if most := int64(n + n/hedgeShare + hedgeBurst); sent > most {
+		t.Errorf("%d queries for %d further questions, want at most %d", sent, n, most)
+	}
+	if r.Stats().Unhedged == 0 {
+		t.Error("the budget denied nothing")
+	}
+}
+
+// TestDeadStream: an upstream to which no connection comes about is found out
+// too, though another one answers before its time is over.
+func TestDeadStream(t *testing.T) {
+	addr := streams(t, func(_ int, c net.Conn) {
+		for readQuery(c) != nil {
+		}
+	})
+	r := open(t, Options{Upstreams: upstreams(t, "tcp://"+addr.String(), "udp://"+listen(t, records(t, wwwA)).String()), backoff: time.Hour})
+	until(t, "the breaker", func() bool {
+		resolve(t, r, "www.example", dns.TypeA)
+		return !r.Stats().Upstreams[0].Healthy
+	})
+	start := time.Now()
+	resolve(t, r, "www.example", dns.TypeA)
+	if d := time.Since(start); d >= lateAfter {
+		t.Errorf("a question waits %v for an upstream that is down", d)
+	}
+}
+
+// TestBudget counts.
+func TestBudget(t *testing.T) {
+	b := newBudget()
+	for range hedgeBurst {
+		if !b.spend() {
+			t.Fatal("the store is smaller than it should be")
+		}
+	}
+	if b.spend() {
+		t.Error("more than is in store")
+	}
+	for range hedgeShare - 1 {
+		b.earn()
+	}
+	if b.spend() {
+		t.Error("a question earned more than its share")
+	}
+	if b.earn(); !b.spend() {
+		t.Error("questions earn nothing")
+	}
+	for range 10 * hedgeShare * hedgeBurst {
+		b.earn()
+	}
+	n := 0
+	for b.spend() {
+		n++
+	}
+	if n != hedgeBurst {
+		t.Errorf("%d in store, want %d at the most", n, hedgeBurst)
+	}
+}
+
+// TestLoserTeaches: a try that lost its race still says how long its upstream
+// takes, or that it is silent.
+func TestLoserTeaches(t *testing.T) {
+	slow, fast := delayed(t, fixed(60*time.Millisecond)), records(t, wwwA)
+	r := open(t, Options{Strategy: Parallel, Upstreams: udp(t, listen(t, slow), listen(t, fast), listen(t, silent()))})
+	for range failLimit {
+		resolve(t, r, "www.example", dns.TypeA)
+	}
+	until(t, "the loser's time", func() bool { return r.Stats().Upstreams[0].RTT >= 50*time.Millisecond })
+	until(t, "the silent one's end", func() bool { return !r.Stats().Upstreams[2].Healthy })
+	before := r.Stats().Upstreams[2].Queries
+	resolve(t, r, "www.example", dns.TypeA)
+	if n := r.Stats().Upstreams[2].Queries - before; n != 0 {
+		t.Error("what is down is asked in parallel")
+	}
+}
+
+// TestNoRaceAfterClose: nothing is asked of a closed resolver, and waiting ends.
+func TestNoRaceAfterClose(t *testing.T) {
+	r := open(t, Options{Upstreams: udp(t, listen(t, silent()))})
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.Resolve(context.Background(), question("www.example", dns.TypeA))
+		done <- err
+	}()
+	until(t, "the query", func() bool { return r.Stats().Upstreams[0].Queries > 0 })
+	start := time.Now()
+	_ = r.Close()
+	if err := <-done; err == nil || time.Since(start) > time.Second {
+		t.Errorf("%v after %v", err, time.Since(start))
+	}
+	if _, err := r.main.forward(t.Context(), probeKey); err == nil {
+		t.Error("a closed resolver asks")
+	}
+}
