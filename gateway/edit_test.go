@@ -167,7 +167,7 @@ func TestDiffOfRandomEdits(t *testing.T) {
 	}
 	edited := 0
 	for round := range 120 {
-		lines = change(rnd, lines, round)
+		lines = changeLines(rnd, lines, round)
 		s := text(lines)
 		if rnd.IntN(8) == 0 {
 			s = strings.TrimSuffix(s, "\n")
@@ -211,9 +211,9 @@ func TestDiffOfRandomEdits(t *testing.T) {
 	t.Logf("%d of 120 changes were edits", edited)
 }
 
-// change inserts, removes, replaces or swaps some lines, mostly close to each
+// changeLines inserts, removes, replaces or swaps some lines, mostly close to each
 // other; now and then it repeats one or adds a comment.
-func change(rnd *rand.Rand, lines []string, round int) []string {
+func changeLines(rnd *rand.Rand, lines []string, round int) []string {
 	lines = slices.Clone(lines)
 	at := rnd.IntN(len(lines) - 20)
 	if rnd.IntN(10) == 0 {

@@ -54,7 +54,9 @@ type Gateway struct {
 	proxy    *proxy.Server     // nil for none
 	admin    *admin.Server     // nil for none
 	vpn      *vpn.Keeper       // nil for none
-	reloads  chan chan error
+	folder   *stateDir         // nil for none
+	changes  chan change
+	ended    chan struct{} // closed when no change is carried out any more
 	state    atomic.Pointer[state]
 	stopping atomic.Bool
 	counts   reloadCounts
@@ -87,11 +89,16 @@ type reloadCounts struct {
 // leaves nothing behind. Nothing is answered before Run, and by then there is
 // a policy.
 func New(cfg *config.Config, opts Options) (*Gateway, error) {
-	g := &Gateway{opts: opts, log: opts.Log, cfg: cfg, reloads: make(chan chan error)}
+	g := &Gateway{opts: opts, log: opts.Log, cfg: cfg, changes: make(chan change), ended: make(chan struct{})}
 	began := time.Now()
+	var err error
+	if g.folder, err = openState(cfg, g.log); err != nil {
+		return nil, err
+	}
 	file := lookFile(cfg.File)
 	set, err := compile(cfg, 1, nil)
 	if err != nil {
+		g.folder.close()
 		return nil, err
 	}
 	g.publish(set, began)
@@ -308,6 +315,7 @@ func (g *Gateway) close() {
 	if g.audit != nil {
 		_ = g.audit.Close()
 	}
+	g.folder.close()
 }
 
 // ready reports why the gateway is not ready, or nil.
@@ -347,5 +355,5 @@ func (g *Gateway) Status() Status {
 	return s
 }
 
-// errStopped answers a reload that comes too late.
+// errStopped answers a change that comes too late.
 var errStopped = fmt.Errorf("the gateway is stopping")

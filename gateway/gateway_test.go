@@ -86,7 +86,13 @@ func newFixture(t *testing.T, files map[string]string) *fixture {
 	for name, text := range files {
 		f.write(name, strings.ReplaceAll(text, "UPSTREAM", up))
 	}
-	load := func() (*config.Config, error) { return config.Load(f.file, bans.FS) }
+	load := func() (*config.Config, error) {
+		cfg, err := config.Load(f.file, bans.FS)
+		if err == nil && cfg.State == "" {
+			cfg.State = filepath.Join(f.dir, "state")
+		}
+		return cfg, err
+	}
 	cfg, err := load()
 	if err != nil {
 		t.Fatal(err)

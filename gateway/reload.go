@@ -28,55 +28,41 @@ const watchEvery = 250 * time.Millisecond
 // files say: no change of a file will announce that the machine has recovered.
 const retryEvery = 5 * time.Second
 
-// triedAgain is why such a reload happens.
-const triedAgain = "tried again"
-
 // Reload reads the configuration and all lists again and puts them in force,
 // or returns an error and changes nothing. It returns when that is done.
 func (g *Gateway) Reload(ctx context.Context) error {
-	reply := make(chan error, 1)
-	select {
-	case g.reloads <- reply:
-	case <-ctx.Done():
-		return errStopped
-	}
-	select {
-	case err := <-reply:
-		return err
-	case <-ctx.Done():
-		return errStopped
-	}
+	return g.change(ctx, change{who: "operator", why: "asked", kind: changeReload})
 }
 
 // own is the goroutine that owns the configuration and the list state.
 func (g *Gateway) own(ctx context.Context) error {
+	defer close(g.ended)
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case reply := <-g.reloads:
-			if g.audit != nil {
+		case c := <-g.changes:
+			if c.kind == changeReload && g.audit != nil {
 				// The signal to reload is also that of log rotation.
 				if err := g.audit.Reopen(); err != nil {
 					g.log.Error("audit file not opened again, the old one stays in use", "error", err)
 				}
 			}
-			reply <- g.reload("asked")
+			g.carryOut(c)
 		case <-tick.C:
-			// reload reports how it went.
 			if g.watched.changed() {
-				_ = g.reload("file changed")
+				g.carryOut(change{who: whoGateway, why: "file changed", kind: changeFile})
 			} else if !g.retry.IsZero() && time.Now().After(g.retry) {
-				_ = g.reload(triedAgain)
+				g.carryOut(change{who: whoGateway, why: "tried again", kind: changeRetry})
 			}
 		}
 	}
 }
 
 // reload is one attempt, reported once.
-func (g *Gateway) reload(why string) error {
+func (g *Gateway) reload(c change) error {
 	began := time.Now()
 	err := g.tryReload(began)
 	g.retry = time.Time{}
@@ -87,16 +73,16 @@ func (g *Gateway) reload(why string) error {
 		text := err.Error()
 		g.counts.failed.Add(1)
 		level := slog.LevelError
-		if last := g.counts.lastError.Swap(&text); why == triedAgain && last != nil && *last == text {
+		if last := g.counts.lastError.Swap(&text); c.kind == changeRetry && last != nil && *last == text {
 			level = slog.LevelDebug // said once
 		}
-		g.log.Log(context.Background(), level, "reload rejected, the policy in force stays", "why", why, "generation", g.state.Load().generation, "error", err)
+		g.log.Log(context.Background(), level, "reload rejected, the policy in force stays", "who", c.who, "why", c.why, "generation", g.state.Load().generation, "error", err)
 		return err
 	}
 	g.counts.ok.Add(1)
 	g.counts.lastError.Store(nil)
 	st := g.state.Load()
-	g.log.Info("policy in force", "why", why, "generation", st.generation, "rules", g.store.Load().Rules(), "took", st.took)
+	g.log.Info("policy in force", "who", c.who, "why", c.why, "generation", st.generation, "rules", g.store.Load().Rules(), "took", st.took)
 	return nil
 }
 
@@ -163,6 +149,7 @@ func sameListeners(old, next *config.Config) error {
 	check("admin.listen", old.Admin.Listen == next.Admin.Listen)
 	check("audit.file", old.Audit.File == next.Audit.File)
 	check("log", old.Log == next.Log)
+	check("state", old.State == next.State)
 	return errors.Join(errs...)
 }
 

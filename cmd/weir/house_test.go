@@ -26,6 +26,7 @@ const module = "github.com/weir-gateway/weir"
 // never to the same floor. A new package is entered here by whoever makes it.
 var floors = map[string]int{
 	"blocklists":        0,
+	"gateway/durable":   0,
 	"gateway/hello":     0,
 	"gateway/wire":      0,
 	"blocklists/parse":  1,

@@ -69,6 +69,7 @@ func startWeir(t *testing.T, admin string, args ...string) *process {
 		t.Fatal(err)
 	}
 	p := &process{t: t, cmd: exec.Command(path, args...), done: make(chan error, 1), admin: "http://" + admin}
+	p.cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+t.TempDir()) // a state of its own
 	p.cmd.Stderr = &p.log
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -245,6 +246,7 @@ func TestServeWithoutLogReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(path, "serve", "--config", file)
+	cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+t.TempDir())
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
