@@ -69,9 +69,6 @@ func (s *stateDir) folder(name string) (string, error) {
 	return path, durable.Folder(path)
 }
 
-// file returns the path of a file in it.
-func (s *stateDir) file(name string) string { return filepath.Join(s.path, name) }
-
 // close gives the folder to the next gateway.
 func (s *stateDir) close() {
 	if s != nil {
