@@ -149,11 +149,6 @@ type Audit struct {
 	File string // JSON lines; empty: none
 }
 
-// Admin configures the listener for health, metrics and status.
-type Admin struct {
-	Listen netip.AddrPort // invalid: none
-}
-
 // Log configures messages to the operator.
 type Log struct {
 	Format string // text or json

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/sha256"
 	"errors"
 	"io/fs"
 	"net/netip"
@@ -80,7 +81,7 @@ func withoutBans() Config {
 		},
 		Allow: []blocklists.Rule{}, Protected: []blocklists.Rule{},
 		Groups: []Group{}, Exemptions: []Exemption{},
-		Admin: Admin{netip.MustParseAddrPort("127.0.0.1:8053")},
+		Admin: Admin{Listen: netip.MustParseAddrPort("127.0.0.1:8053"), Tokens: []AdminToken{}, Approvers: []uint32{}, TLS: AdminTLS{Clients: []AdminClient{}}},
 		Log:   Log{"text", "info"},
 	}
 }
@@ -134,7 +135,7 @@ admin: {listen: ""}
 	want.File = "off.yml"
 	want.DNS.Listen, want.DNS.Blocked, want.DNS.Cache = addrs(), blocklists.Answer{Mode: blocklists.Null}, Cache{}
 	want.Proxy.Listen, want.Proxy.ConnectPorts, want.Proxy.HTTPPorts = addrs(), []uint16{}, []uint16{}
-	want.Admin = Admin{}
+	want.Admin.Listen = netip.AddrPort{}
 	want.Bans = []blocklists.Ban{}
 	equal(t, "off", *c, want)
 }
@@ -257,7 +258,19 @@ func TestFull(t *testing.T) {
 			},
 		},
 		Audit: Audit{filepath.Join(dir, "audit.jsonl")},
-		Admin: Admin{netip.MustParseAddrPort("127.0.0.1:8053")},
+		Admin: Admin{
+			Listen: netip.MustParseAddrPort("192.0.2.1:8053"),
+			Tokens: []AdminToken{
+				{Name: "monitoring", Roles: []Role{RoleViewer}, SHA256: sha256.Sum256([]byte("secret of monitoring"))},
+				{Name: "a.holder", Roles: []Role{RoleOperator, RoleApprover}, SHA256: sha256.Sum256([]byte("secret of a.holder")),
+					Until: time.Date(2027, 7, 1, 0, 0, 0, 0, time.UTC)},
+			},
+			Approvers: []uint32{1000},
+			TLS: AdminTLS{
+				Cert: filepath.Join(dir, "admin.pem"), Key: filepath.Join(dir, "admin.key"), ClientCA: filepath.Join(dir, "admin-clients.pem"),
+				Clients: []AdminClient{{Subject: "CN=b.holder,O=Example", Roles: []Role{RoleApprover}}},
+			},
+		},
 		Log:   Log{Format: "json", Level: "info"},
 		State: filepath.Join(dir, "state"),
 	}

@@ -113,7 +113,7 @@ func (d *decoder) config(c *Config, skip func(key string) bool) {
 		"groups":      set(&c.Groups, listOf(value.group)),
 		"exemptions":  set(&c.Exemptions, listOf(value.exemption)),
 		"audit":       func(v value) { v.object(fields{"file": set(&c.Audit.File, value.filePath)}) },
-		"admin":       func(v value) { v.object(fields{"listen": set(&c.Admin.Listen, value.listenOrNone)}) },
+		"admin":       func(v value) { v.admin(&c.Admin) },
 		"log": func(v value) {
 			v.object(fields{
 				"format": set(&c.Log.Format, word("text", "json")),
@@ -145,6 +145,7 @@ func (d *decoder) check(c *Config) {
 	d.checkListeners(c)
 	d.checkUpstreams(&c.DNS)
 	d.checkVPN(c)
+	d.checkAdmin(c)
 	d.checkBans(c)
 	d.checkRules("allow", c.Allow)
 	d.checkRules("protected", c.Protected)

@@ -160,14 +160,8 @@ func (g *Gateway) bind() error {
 			return listenError("dns.listen", err)
 		}
 	}
-	if g.cfg.Admin.Listen.IsValid() {
-		g.admin, err = admin.Listen(admin.Options{
-			Listen: g.cfg.Admin.Listen, Metrics: g.metrics, Ready: g.ready,
-			Status: func() any { return g.Status() }, Log: g.log,
-		})
-		if err != nil {
-			return listenError("admin.listen", err)
-		}
+	if err := g.listenAdmin(); err != nil {
+		return listenError("admin.listen", err)
 	}
 	if len(g.cfg.Proxy.Listen)+len(g.cfg.Transparent.Listen) > 0 {
 		p, clients := g.cfg.Proxy, clientLimit(openFiles())
@@ -200,8 +194,8 @@ func (g *Gateway) ownAddrs() []netip.AddrPort {
 	if g.dns != nil {
 		addrs = append(addrs, g.dns.Addrs()...)
 	}
-	if g.admin != nil {
-		addrs = append(addrs, g.admin.Addr())
+	if addr := g.AdminAddr(); addr.IsValid() {
+		addrs = append(addrs, addr)
 	}
 	return addrs
 }

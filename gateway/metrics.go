@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/weir-gateway/weir/gateway/admin"
 	"github.com/weir-gateway/weir/gateway/dnsserver"
 	"github.com/weir-gateway/weir/gateway/proxy"
 	"github.com/weir-gateway/weir/gateway/resolver"
@@ -107,6 +108,9 @@ func (c collector) planes(e emitter) {
 	e.gauge("weir_resolver_history_names", "Names whose addresses are remembered.", float64(history.Names))
 	e.gauge("weir_resolver_history_addresses", "Addresses that are remembered, and names that lead to others.", float64(history.Given))
 	e.counter("weir_resolver_history_evicted_total", "Names that were forgotten to make room.", float64(history.Evicted))
+	if c.g.admin != nil {
+		adminMetrics(e, c.g.admin.Stats())
+	}
 	if c.g.vpn != nil {
 		vpnMetrics(e, c.g.vpn.Stats())
 	}
@@ -227,4 +231,10 @@ func resolverMetrics(e emitter, st resolver.Stats) {
 		e.counter("weir_upstream_down_total", "Times that the upstream went down.", float64(u.Opened), "upstream", u.Address)
 		e.gauge("weir_upstream_rtt_seconds", "Smoothed round-trip time.", u.RTT.Seconds(), "upstream", u.Address)
 	}
+}
+
+func adminMetrics(e emitter, st admin.Stats) {
+	e.counters("weir_admin_requests_total", "Requests to the admin API, by outcome.", "outcome",
+		series{"done", st.Done}, series{"refused", st.Refused}, series{"unauthenticated", st.Unauthenticated},
+		series{"forbidden", st.Forbidden}, series{"limited", st.Limited}, series{"failed", st.Failed})
 }

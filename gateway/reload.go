@@ -117,6 +117,9 @@ func (g *Gateway) tryReload(began time.Time) error {
 	// Nothing below can fail.
 	g.cfg = cfg
 	g.publish(set, began)
+	if g.admin != nil {
+		g.admin.SetAccess(adminAccess(&cfg.Admin))
+	}
 	g.watched.watch(file, set.read)
 	if g.proxy != nil {
 		g.proxy.SetRules(cfg.Proxy.ConnectPorts, cfg.Proxy.HTTPPorts, cfg.Proxy.AllowNetworks)
@@ -147,10 +150,15 @@ func sameListeners(old, next *config.Config) error {
 	check("transparent.listen", slices.Equal(old.Transparent.Listen, next.Transparent.Listen))
 	check("vpn.interface", old.VPN.Interface == next.VPN.Interface)
 	check("admin.listen", old.Admin.Listen == next.Admin.Listen)
+	check("admin.tls", sameTLS(&old.Admin.TLS, &next.Admin.TLS))
 	check("audit.file", old.Audit.File == next.Audit.File)
 	check("log", old.Log == next.Log)
 	check("state", old.State == next.State)
 	return errors.Join(errs...)
+}
+
+func sameTLS(a, b *config.AdminTLS) bool {
+	return a.Cert == b.Cert && a.Key == b.Key && a.ClientCA == b.ClientCA
 }
 
 func sameUpstreams(a, b *config.DNS) bool {

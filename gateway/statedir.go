@@ -63,6 +63,36 @@ func takeState(path string) (*stateDir, error) {
 	return &stateDir{path: path, lock: lock}, nil
 }
 
+// socketFile is the admin API's socket in the folder, and maxSocketPath what fits
+// into a socket's address on every system (unix(7); the BSDs have 104 bytes).
+const (
+	socketFile    = "admin.sock"
+	maxSocketPath = 103
+)
+
+// SocketPath returns where the admin API's socket of a gateway with that
+// configuration is.
+func SocketPath(cfg *config.Config) (string, error) {
+	path, _, err := stateFolder(cfg)
+	if err != nil {
+		return "", fmt.Errorf("state: %w", err)
+	}
+	return filepath.Join(path, socketFile), nil
+}
+
+// socket returns the path of the admin API's socket, empty for none.
+func (s *stateDir) socket(log *slog.Logger) string {
+	if s == nil {
+		return ""
+	}
+	path := filepath.Join(s.path, socketFile)
+	if len(path) > maxSocketPath {
+		log.Warn("no socket for the admin API: the path of the state folder is too long for one; name a shorter one in state", "path", path, "longest", maxSocketPath)
+		return ""
+	}
+	return path
+}
+
 // folder makes a folder in it and returns its path.
 func (s *stateDir) folder(name string) (string, error) {
 	path := filepath.Join(s.path, name)

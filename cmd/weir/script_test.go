@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -21,6 +22,16 @@ func TestMain(m *testing.M) {
 type tidy struct{ m *testing.M }
 
 func (t tidy) Run() int {
+	// What a gateway keeps is neither the user's nor that of another run.
+	cache, err := os.MkdirTemp("", "weir")
+	if err != nil {
+		panic(err)
+	}
+	if user, err := os.UserCacheDir(); err == nil && os.Getenv("GOCACHE") == "" {
+		_ = os.Setenv("GOCACHE", filepath.Join(user, "go-build")) // where it was
+	}
+	_ = os.Setenv("XDG_CACHE_HOME", cache)
+	defer func() { _ = os.RemoveAll(cache) }()
 	code := t.m.Run()
 	if buildDir != "" {
 		_ = os.RemoveAll(buildDir)

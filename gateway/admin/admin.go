@@ -1,19 +1,25 @@
 // Package admin is the listener for those who run the gateway: health,
-// readiness, metrics and status.
+// readiness, metrics and status for everybody who can reach it, and below /v1/
+// the API, for those who may use it.
 //
-// It only shows. Nothing that it serves changes the policy, and what it shows
-// is handed in by package gateway; it measures nothing itself.
+// It says who asks (a user over the unix socket, a token, a client
+// certificate), whether they may, and in what form they are answered. What the
+// API does are the routes that package gateway hands in; this package knows
+// nothing of policy, and measures only itself.
 package admin
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,49 +29,106 @@ import (
 
 // Options are what a Server shows and where.
 type Options struct {
-	Listen  netip.AddrPort
+	Listen  netip.AddrPort // invalid: not over TCP
+	TLS     *tls.Config    // nil: plain TCP
+	Socket  string         // path of the unix socket; empty: none
+	Version string
 	Metrics prometheus.Gatherer
 	Ready   func() error // nil error: the gateway is answering under a policy
 	Status  func() any   // shown as JSON
+	Routes  []Route
+	Access  Access
 	Log     *slog.Logger
 }
 
-// A Server answers on the admin listener.
+// A Server answers on the admin listeners.
 type Server struct {
-	listener net.Listener
-	http     http.Server
+	tcp, unix net.Listener // nil for none
+	api       *api
+	http      http.Server
 }
 
-// Limits of the listener: its clients are monitors, few and quick.
+// Limits of the listeners: their clients are monitors and people, few and quick.
 const (
 	readTimeout  = 5 * time.Second
 	writeTimeout = 30 * time.Second
 	idleTimeout  = time.Minute
 	maxHeader    = 16 << 10
-	maxConns     = 64
+	maxConns     = 64 // of each listener
 )
 
-// Listen binds the listener. Serve answers on it.
+// Listen binds the listeners. Serve answers on them.
 func Listen(opts Options) (*Server, error) {
-	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(opts.Listen))
-	if err != nil {
-		return nil, fmt.Errorf("admin.listen: %w", err)
+	s := &Server{api: newAPI(opts.Log)}
+	s.SetAccess(opts.Access)
+	if opts.Listen.IsValid() {
+		l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(opts.Listen))
+		if err != nil {
+			return nil, fmt.Errorf("admin.listen: %w", err)
+		}
+		s.tcp = netutil.LimitListener(l, maxConns)
+		if opts.TLS != nil {
+			s.tcp = tls.NewListener(s.tcp, opts.TLS)
+		}
 	}
-	s := &Server{listener: netutil.LimitListener(l, maxConns)}
+	if opts.Socket != "" {
+		l, err := listenUnix(opts.Socket)
+		if err != nil {
+			_ = s.Close()
+			return nil, err
+		}
+		s.unix = netutil.LimitListener(l, maxConns)
+	}
 	s.http = http.Server{
-		Handler:        handler(opts),
+		Handler:        s.handler(&opts),
 		ReadTimeout:    readTimeout,
 		WriteTimeout:   writeTimeout,
 		IdleTimeout:    idleTimeout,
 		MaxHeaderBytes: maxHeader,
 		ErrorLog:       slog.NewLogLogger(opts.Log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if peer, ok := c.RemoteAddr().(peerAddr); ok {
+				return context.WithValue(ctx, peerKey{}, peer)
+			}
+			return ctx
+		},
 	}
 	return s, nil
 }
 
-// Addr returns the address that the listener is bound to.
+// listenUnix binds the socket, which only its owner may use. A socket that is
+// there already is one that an end without warning left: the caller owns the
+// folder.
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("admin socket %s: %w", path, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		_ = l.Close()
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	return peerListener{l}, nil
+}
+
+// SetAccess says anew who may do what, from the next request on.
+func (s *Server) SetAccess(a Access) { s.api.access.Store(&a) }
+
+// Stats returns what became of requests to the API.
+func (s *Server) Stats() Stats {
+	c := &s.api.stats
+	return Stats{c.done.Load(), c.refused.Load(), c.unauthenticated.Load(), c.forbidden.Load(), c.limited.Load(), c.failed.Load()}
+}
+
+// Addr returns the address that the TCP listener is bound to, invalid for none.
 func (s *Server) Addr() netip.AddrPort {
-	return s.listener.Addr().(*net.TCPAddr).AddrPort()
+	if s.tcp == nil {
+		return netip.AddrPort{}
+	}
+	return s.tcp.Addr().(*net.TCPAddr).AddrPort()
 }
 
 // Serve answers until the context is done.
@@ -78,16 +141,36 @@ func (s *Server) Serve(ctx context.Context) error {
 		}
 	})
 	defer stop()
-	if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("admin: %w", err)
+	errs := make(chan error, 2)
+	serving := 0
+	for _, l := range []net.Listener{s.tcp, s.unix} {
+		if l != nil {
+			serving++
+			go func() { errs <- s.http.Serve(l) }()
+		}
 	}
-	return nil
+	var first error
+	for range serving {
+		if err := <-errs; !errors.Is(err, http.ErrServerClosed) && first == nil {
+			first = fmt.Errorf("admin: %w", err)
+			_ = s.http.Close()
+		}
+	}
+	return first
 }
 
-// Close releases a listener that is not being served.
-func (s *Server) Close() error { return s.listener.Close() }
+// Close releases listeners that are not being served.
+func (s *Server) Close() error {
+	var errs []error
+	for _, l := range []net.Listener{s.tcp, s.unix} {
+		if l != nil {
+			errs = append(errs, l.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
 
-func handler(opts Options) http.Handler {
+func (s *Server) handler(opts *Options) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		text(w, http.StatusOK, "ok")
@@ -110,8 +193,15 @@ func handler(opts Options) http.Handler {
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(opts.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		text(w, http.StatusOK, "Weir. See /healthz, /readyz, /status and /metrics.")
+		text(w, http.StatusOK, "Weir. See /healthz, /readyz, /status and /metrics; /v1/openapi.json describes the API.")
 	})
+	var doc object
+	routes := append(opts.Routes, Route{
+		Method: http.MethodGet, Path: "/v1/openapi.json", Role: Viewer, Summary: "This document", Response: object{},
+		Handle: func(context.Context, *Call) (any, error) { return doc, nil },
+	})
+	doc = describe(opts.Version, routes)
+	s.api.mount(mux, routes)
 	return mux
 }
 

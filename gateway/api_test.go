@@ -1,0 +1,71 @@
+package gateway
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// socketFolder returns a folder with a path short enough for a socket.
+func socketFolder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "weir")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// socketClient is an HTTP client over the socket in that state folder.
+func socketClient(dir string) *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, socketFile))
+	}}}
+}
+
+// The API answers over the socket, and over TCP for a token that a reload gave
+// and not for one that it took away.
+func TestAdminAccess(t *testing.T) {
+	state := socketFolder(t)
+	conf := strings.Replace(ownBan, `admin: {listen: "127.0.0.1:0"}`, `admin: {listen: "127.0.0.1:0", tokens: [TOKENS]}`, 1) + "state: " + state + "\n"
+	const token = `{name: a, role: viewer, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08}` // test
+	f := newFixture(t, map[string]string{"weir.yml": strings.Replace(conf, "TOKENS", "", 1), "own.txt": "banned.example\n"})
+	resp, err := socketClient(state).Get("http://weir/v1/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if resp.StatusCode != 200 || !strings.Contains(string(body), `"generation": 1`) {
+		t.Errorf("over the socket: %d %s", resp.StatusCode, body)
+	}
+	ask := func() int {
+		req, _ := http.NewRequestWithContext(t.Context(), "GET", "http://"+f.AdminAddr().String()+"/v1/status", nil)
+		req.Header.Set("Authorization", "Bearer test")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode
+	}
+	up := upstream(t)
+	for _, tt := range []struct {
+		tokens string
+		want   int
+	}{{"", 401}, {token, 200}, {"", 401}} {
+		f.write("weir.yml", strings.NewReplacer("TOKENS", tt.tokens, "UPSTREAM", up).Replace(conf))
+		if err := f.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := ask(); got != tt.want {
+			t.Errorf("tokens [%s]: %d, want %d", tt.tokens, got, tt.want)
+		}
+	}
+}
