@@ -24,6 +24,15 @@ func (g *Gateway) statusRoutes() []admin.Route {
 		Method: http.MethodGet, Path: "/v1/status", Role: admin.Viewer,
 		Summary: "The policy in force and what it was made of", Response: Status{},
 		Handle: func(context.Context, *admin.Call) (any, error) { return g.Status(), nil },
+	}, {
+		Method: http.MethodPost, Path: "/v1/reload", Role: admin.Operator,
+		Summary: "Read the configuration and all lists again, and put them in force", Response: Status{},
+		Handle: func(ctx context.Context, _ *admin.Call) (any, error) {
+			if err := g.Reload(ctx); err != nil {
+				return nil, admin.Errorf(http.StatusConflict, "the policy in force stays: %v", err)
+			}
+			return g.Status(), nil
+		},
 	}}
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/weir-gateway/weir/blocklists"
 	"github.com/weir-gateway/weir/blocklists/parse"
+	"github.com/weir-gateway/weir/config"
 	"github.com/weir-gateway/weir/gateway"
 )
 
@@ -210,7 +211,7 @@ func listsStatus(c *cli.Context) error {
 		return err
 	}
 	st := listsState{Config: cfg.File, Lists: e.Lists()}
-	if st.Running, err = running(c.Context, cfg.Admin.Listen); err != nil {
+	if st.Running, err = askRunning(c, cfg); err != nil {
 		st.Note = err.Error()
 	}
 	if c.Bool("json") {
@@ -249,11 +250,25 @@ func dash(s string) string {
 	return s
 }
 
+// askRunning asks the gateway of that configuration for its status: where
+// everybody may ask, and over the socket where there is no such place.
+func askRunning(c *cli.Context, cfg *config.Config) (*gateway.Status, error) {
+	if cfg.Admin.Listen.IsValid() && cfg.Admin.TLS.Cert == "" {
+		return running(c.Context, cfg.Admin.Listen)
+	}
+	cl, err := newClient(c)
+	if err != nil {
+		return nil, err
+	}
+	st := new(gateway.Status)
+	if _, err := cl.get(c.Context, "/v1/status", st); err != nil {
+		return nil, err
+	}
+	return st, nil
+}
+
 // running asks the gateway on that admin listener for its status.
 func running(ctx context.Context, admin netip.AddrPort) (*gateway.Status, error) {
-	if !admin.IsValid() {
-		return nil, errors.New("the configuration has no admin listener to ask")
-	}
 	if admin.Addr().IsUnspecified() {
 		loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 		if admin.Addr().Is6() {

@@ -7,6 +7,7 @@
 //	weir lists       look at lists
 //	weir vpn         look at the packet filter of the VPN, and put it in place
 //	weir prove       from a device: try every known way around the bans
+//	weir reload      have a running gateway read its files again
 //	weir version     print the version
 //	weir completion  print a shell completion script
 //
@@ -80,7 +81,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		OnUsageError:         usageError,
 		Action:               noSuchCommand,
 		Commands: []*cli.Command{
-			serveCommand(), checkCommand(), explainCommand(), listsCommand(), vpnCommand(), proveCommand(), versionCommand(), completionCommand(),
+			serveCommand(), checkCommand(), explainCommand(), listsCommand(), vpnCommand(), proveCommand(), reloadCommand(), versionCommand(), completionCommand(),
 		},
 	}
 	for _, c := range app.Commands {
