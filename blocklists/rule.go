@@ -62,9 +62,15 @@ const (
 	Refused                 // rcode REFUSED
 	Drop                    // no answer at all
 	Addresses               // given addresses, no data for other types
+
+	// Of rules of response policy zones, which say more than whether.
+
+	Passthru  // of an Allow rule: as if there were no zone
+	TCPOnly   // truncated over UDP, and let through over TCP
+	LocalData // the records in Rule.Data, and others of the same name
 )
 
-var modeNames = [...]string{"default", "nxdomain", "nodata", "null", "refused", "drop", "addresses"}
+var modeNames = [...]string{"default", "nxdomain", "nodata", "null", "refused", "drop", "addresses", "passthru", "tcp-only", "local-data"}
 
 // String returns the mode's word in the configuration.
 func (m Mode) String() string {
@@ -75,7 +81,8 @@ func (m Mode) String() string {
 }
 
 // ParseMode returns the mode of a word of the configuration. Addresses has no
-// word: it is written as a mapping of addresses.
+// word: it is written as a mapping of addresses. What only rules say has none
+// either.
 func ParseMode(s string) (Mode, bool) {
 	for m := NXDOMAIN; m < Addresses; m++ {
 		if modeNames[m] == s {
@@ -108,9 +115,12 @@ type Rule struct {
 	// dialects in which some rules win wherever they stand (the ABP exception
 	// "@@" and "$important"). Others leave it zero.
 	Priority uint8
-	Name     string
-	Prefix   netip.Prefix
-	Path     string
+	// Data is a record of local data, for mode LocalData; each of several is a
+	// rule of its own.
+	Data   Data
+	Name   string
+	Prefix netip.Prefix
+	Path   string
 	// Line is the rule's line in its list, counted from 1.
 	Line int
 }
@@ -141,6 +151,18 @@ func (r Rule) String() string {
 	b.WriteString(r.Name)
 	b.WriteString(r.Path)
 	return b.String()
+}
+
+// Policy returns the trigger and the action of a rule of a response policy zone,
+// as "qname nxdomain". It is empty for a rule that leaves the action to others.
+func (r Rule) Policy() string {
+	switch {
+	case r.Mode == ModeDefault:
+		return ""
+	case r.Kind == Prefix:
+		return "response-ip " + r.Mode.String()
+	}
+	return "qname " + r.Mode.String()
 }
 
 // A Ref is where a rule stands: the index of its list in the Set, and its line.

@@ -215,7 +215,7 @@ func (c *core) appendAddr(dst []Match, base int, addr netip.Addr, over *overlay)
 
 // match returns what all rules of the class say, and the line.
 func (k *class) match(line uint32) Match {
-	return Match{List: int(k.list), Rule: Rule{Kind: k.kind, Action: k.action, Mode: k.mode, Priority: k.priority, Line: int(line)}}
+	return Match{List: int(k.list), Rule: Rule{Kind: k.kind, Action: k.action, Mode: k.mode, Priority: k.priority, Data: k.data, Line: int(line)}}
 }
 
 // keep adds the match to dst[base:], which holds one rule a list, if it is the

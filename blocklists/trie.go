@@ -79,10 +79,11 @@ type class struct {
 	action   Action
 	mode     Mode
 	priority uint8
+	data     Data
 }
 
 func classOf(list int, r *Rule) class {
-	return class{list: uint16(list), kind: r.Kind, action: r.Action, mode: r.Mode, priority: r.Priority}
+	return class{list: uint16(list), kind: r.Kind, action: r.Action, mode: r.Mode, priority: r.Priority, data: r.Data}
 }
 
 func newTable(nodes int) table {

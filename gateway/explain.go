@@ -56,6 +56,8 @@ type Explained struct {
 	List      string     `json:"list,omitempty"`
 	Line      int        `json:"line,omitempty"`
 	RuleID    string     `json:"rule_id,omitempty"`
+	Policy    string     `json:"policy,omitempty"` // trigger and action of a policy zone's rule
+	Data      []string   `json:"data,omitempty"`   // the local data that answers instead
 	Source    string     `json:"source,omitempty"`
 	Exemption string     `json:"exemption,omitempty"`
 	Until     *time.Time `json:"exempt_until,omitempty"`
@@ -268,6 +270,7 @@ func (e *Explainer) explained(v *policy.Verdict, via resolver.Link, effect strin
 		x.Via = via.String()
 	}
 	if v.List != "" {
+		x.Policy, x.Data = v.Rule.Policy(), e.set.snapshot.LocalData(v)
 		x.Rule, x.Line, x.Source = v.Rule.String(), v.Rule.Line, e.sourceOf(v.List)
 	}
 	if b := v.Ban; b != nil {
@@ -299,12 +302,14 @@ func dnsEffect(v *policy.Verdict, t target) string {
 	case v.Blocked():
 		s := map[blocklists.Mode]string{
 			blocklists.NXDOMAIN: "NXDOMAIN", blocklists.NODATA: "no data", blocklists.Null: "0.0.0.0 and ::",
-			blocklists.Refused: "REFUSED", blocklists.Drop: "no answer", blocklists.Addresses: "the configured addresses",
+			blocklists.Refused: "REFUSED", blocklists.Drop: "no answer", blocklists.Addresses: "the configured addresses", blocklists.LocalData: "the local data of the policy zone",
 		}[v.Answer.Mode]
 		if v.Ban != nil && v.Ban.EDE != 0 && v.Answer.Mode != blocklists.Drop {
 			return fmt.Sprintf("%s, EDE %d (%s)", s, v.Ban.EDE, dns.ExtendedErrorCodeToString[v.Ban.EDE])
 		}
 		return s
+	case v.Reason == policy.ReasonTCPOnly:
+		return "truncated over UDP, resolved over TCP"
 	case t.addr.IsValid():
 		return "answers with this address pass"
 	}

@@ -11,16 +11,21 @@ import (
 
 // The RPZ dialect is a response policy zone as a zone file: the syntax is that
 // of RFC 1035, section 5.1, the meaning that of draft-vixie-dnsop-dns-rpz.
+// RPZ.md says how it meets Weir's own order, and how it compares to other
+// engines.
 //
 // Triggers are owner names relative to the zone: "name" is the name only,
-// "*.name" everything under it and not the name itself, and
+// "*.name" everything under it and not the name itself,
 // "32.1.2.0.192.rpz-ip" an address prefix in the answer, an IPv6 one with "zz"
-// for "::". Triggers on clients and name servers are not supported.
+// for "::", and "32.1.2.0.192.rpz-client-ip" one of who asks. Triggers on the
+// names and addresses of name servers (rpz-nsdname, rpz-nsip) are skipped: a
+// forwarder never sees which servers an answer came from.
 //
 // Actions are records: "CNAME ." is NXDOMAIN, "CNAME *." NODATA,
-// "CNAME rpz-drop." no answer, and "CNAME rpz-passthru." (or a CNAME to the
-// trigger itself, its older spelling) lets it through. Other data is local data
-// and not a block.
+// "CNAME rpz-drop." no answer, "CNAME rpz-tcp-only." a truncated one over UDP,
+// and "CNAME rpz-passthru." (or a CNAME to the trigger itself, its older
+// spelling) lets it through. Any other record is local data: it answers the
+// question. Of a CNAME to "*.name", the question's name takes the place of "*".
 //
 // The zone's name is the owner of its SOA record, or $ORIGIN where that says
 // no more. In a file that has neither, owners without a final dot are relative to
@@ -29,37 +34,34 @@ import (
 // administration and count as comments. $INCLUDE is never followed.
 
 // policy reads a record as a trigger and an action.
-func (p *parser) policy(owner, rrtype string, data []token, text string) {
+func (p *parser) policy(r zoneRecord) {
 	z := &p.zone
-	name := z.resolve(owner)
-	if rrtype == "SOA" {
+	name := z.resolve(r.owner)
+	if r.rrtype == "SOA" {
 		if name.absolute && !z.soa {
 			z.zone, z.soa = name, true
 		}
 		return
 	}
-	if administrative[rrtype] {
+	if administrative[r.rrtype] {
 		return
 	}
 	trigger, ok := z.relative(name)
 	switch {
 	case !ok:
-		p.skip(0, SkipOutOfZone, text, nil)
-	case trigger == "" && rrtype != "CNAME":
+		p.skip(0, SkipOutOfZone, r.text, nil)
+	case trigger == "" && r.rrtype != "CNAME":
 		return
 	case trigger == "" || trigger == "*":
-		p.skip(0, SkipEverything, text, nil)
-	case rrtype != "CNAME":
-		p.skip(0, SkipLocalData, text, nil)
-	case len(data) != 1:
-		p.skip(0, SkipSyntax, text, errRecord)
+		p.skip(0, SkipEverything, r.text, nil)
+	case r.rrtype == "DNAME" || r.rrtype == "NS":
+		p.skip(0, SkipAction, r.text, nil)
+	case r.rrtype != "CNAME":
+		p.local(&r, trigger)
+	case len(r.data) != 1:
+		p.skip(0, SkipSyntax, r.text, errRecord)
 	default:
-		rule, reason := action(z.resolve(data[0].text), trigger)
-		if reason != "" {
-			p.skip(data[0].offset, reason, text, nil)
-			return
-		}
-		p.trigger(rule, trigger, text)
+		p.alias(&r, trigger)
 	}
 }
 
@@ -69,31 +71,50 @@ var administrative = map[string]bool{
 	"NSEC": true, "NSEC3": true, "NSEC3PARAM": true, "ZONEMD": true,
 }
 
-// action says what a CNAME to that target means for the trigger.
-func action(target zoneName, trigger string) (blocklists.Rule, Skip) {
+// alias reads a CNAME: an action, or local data.
+func (p *parser) alias(r *zoneRecord, trigger string) {
+	target := p.zone.resolve(r.data[0].text)
 	if !target.absolute {
-		return blocklists.Rule{}, SkipLocalData
+		p.skip(r.data[0].offset, SkipLocalData, r.text, errRelative)
+		return
 	}
-	switch name := strings.ToLower(target.name); name {
-	case "":
-		return blocklists.Rule{Action: blocklists.Block, Mode: blocklists.NXDOMAIN}, ""
-	case "*":
-		return blocklists.Rule{Action: blocklists.Block, Mode: blocklists.NODATA}, ""
-	case "rpz-drop":
-		return blocklists.Rule{Action: blocklists.Block, Mode: blocklists.Drop}, ""
-	case "rpz-passthru", strings.ToLower(trigger):
-		return blocklists.Rule{Action: blocklists.Allow}, ""
-	case "rpz-tcp-only":
-		return blocklists.Rule{}, SkipAction
+	rule := blocklists.Rule{Action: blocklists.Block}
+	switch name := strings.ToLower(target.name); {
+	case name == "":
+		rule.Mode = blocklists.NXDOMAIN
+	case name == "*":
+		rule.Mode = blocklists.NODATA
+	case name == "rpz-drop":
+		rule.Mode = blocklists.Drop
+	case name == "rpz-tcp-only":
+		rule.Mode = blocklists.TCPOnly
+	case name == "rpz-passthru" || name == strings.ToLower(trigger):
+		rule.Action, rule.Mode = blocklists.Allow, blocklists.Passthru
+	case strings.HasPrefix(name, "rpz-") && !strings.Contains(name, "."):
+		p.skip(r.data[0].offset, SkipAction, r.text, nil)
+		return
+	default:
+		p.local(r, trigger)
+		return
 	}
-	return blocklists.Rule{}, SkipLocalData
+	p.trigger(rule, trigger, r.text)
+}
+
+// local reads a record of local data.
+func (p *parser) local(r *zoneRecord, trigger string) {
+	data, err := p.zone.localData(r)
+	if err != nil {
+		p.skip(0, SkipLocalData, r.text, err)
+		return
+	}
+	p.trigger(blocklists.Rule{Action: blocklists.Block, Mode: blocklists.LocalData, Data: data}, trigger, r.text)
 }
 
 // trigger gives out the rule for what the trigger matches.
 func (p *parser) trigger(rule blocklists.Rule, s, text string) {
 	last := strings.ToLower(s[strings.LastIndexByte(s, '.')+1:])
-	switch {
-	case last == "rpz-ip":
+	switch last {
+	case "rpz-ip":
 		prefix, ok := triggerPrefix(strings.ToLower(s[:max(0, len(s)-len(".rpz-ip"))]))
 		if !ok {
 			p.skip(0, SkipNotAddress, text, nil)
@@ -101,7 +122,14 @@ func (p *parser) trigger(rule blocklists.Rule, s, text string) {
 		}
 		p.prefixRule(rule, prefix, text, 0)
 		return
-	case strings.HasPrefix(last, "rpz-"):
+	case "rpz-nsdname":
+		p.skip(0, SkipNSName, text, nil)
+		return
+	case "rpz-nsip":
+		p.skip(0, SkipNSAddress, text, nil)
+		return
+	}
+	if strings.HasPrefix(last, "rpz-") {
 		p.skip(0, SkipTrigger, text, nil)
 		return
 	}

@@ -2,6 +2,7 @@ package parse
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -11,12 +12,11 @@ func TestRPZ(t *testing.T) {
 	testReadings(t, RPZ, []reading{
 		{name: "actions", text: apex + "a.example CNAME .\nb.example IN CNAME *.\nc.example 300 IN CNAME rpz-passthru.\nd.example IN 5m CNAME RPZ-DROP.\ne.example CNAME rpz-tcp-only.\n" +
 			"f.example CNAME walled.example.\ng.example A 192.0.2.1\nh.example CNAME h.example.\n",
-			rules: []string{"8 =a.example nxdomain", "9 =b.example nodata", "10 @@=c.example", "11 =d.example drop", "15 @@=h.example"},
-			skips: []string{"12:17 action", "13:17 local-data", "14:1 local-data"}},
+			rules: []string{"8 =a.example nxdomain", "9 =b.example nodata", "10 @@=c.example passthru", "11 =d.example drop", "12 =e.example tcp-only", "13 =f.example local-data", "14 =g.example local-data", "15 @@=h.example passthru"}},
 		{name: "triggers", text: "*.a.example CNAME .\n32.1.2.0.192.rpz-ip CNAME .\n24.0.100.51.198.rpz-ip CNAME *.\n128.1.zz.db8.2001.rpz-ip CNAME rpz-passthru.\n48.zz.1.db8.2001.RPZ-IP CNAME .\n" +
 			"128.8.7.6.5.4.3.db8.2001.rpz-ip CNAME .\n32.1.2.0.192.rpz-client-ip CNAME .\nns.example.rpz-nsdname CNAME .\n32.1.2.0.192.rpz-nsip CNAME .\n* CNAME .\n@ CNAME .\n",
-			rules: []string{"1 *.a.example nxdomain", "2 192.0.2.1/32 nxdomain", "3 198.51.100.0/24 nodata", "4 @@2001:db8::1/128", "5 2001:db8:1::/48 nxdomain", "6 2001:db8:3:4:5:6:7:8/128 nxdomain"},
-			skips: []string{"7:1 trigger", "8:1 trigger", "9:1 trigger", "10:1 everything", "11:1 everything"}},
+			rules: []string{"1 *.a.example nxdomain", "2 192.0.2.1/32 nxdomain", "3 198.51.100.0/24 nodata", "4 @@2001:db8::1/128 passthru", "5 2001:db8:1::/48 nxdomain", "6 2001:db8:3:4:5:6:7:8/128 nxdomain"},
+			skips: []string{"7:1 trigger", "8:1 nsdname", "9:1 nsip", "10:1 everything", "11:1 everything"}},
 		{name: "bad prefixes", text: "8.0.0.0.10.rpz-ip CNAME .\n33.1.2.0.192.rpz-ip CNAME .\n32.1.2.0.rpz-ip CNAME .\nx.1.2.0.192.rpz-ip CNAME .\nrpz-ip CNAME .\n128.zz.1.zz.rpz-ip CNAME .\n32.256.2.0.192.rpz-ip CNAME .\n0.0.0.0.0.rpz-ip CNAME .\n",
 			skips: []string{"1:1 special", "2:1 not-address", "3:1 not-address", "4:1 not-address", "5:1 not-address", "6:1 not-address", "7:1 not-address", "8:1 special"}},
 		{name: "zone named by the origin", text: "$ORIGIN rpz.example.\n@ SOA a. b. 1 2 3 4 5\na.example CNAME .\nb.example.rpz.example. CNAME .\nc.example.RPZ.example. CNAME .\nd.example. CNAME .\n$ORIGIN example\ne CNAME .\n*.f CNAME .\n$ORIGIN .\ng.example.rpz.example CNAME .\n",
@@ -28,8 +28,8 @@ func TestRPZ(t *testing.T) {
 			rules: []string{"2 =evil.example nxdomain"}, skips: []string{"3:1 out-of-zone"}},
 		{name: "zone of unknown name", text: "a.example CNAME .\nb.example. CNAME .\nc.example CNAME rpz-passthru\nd.example CNAME @\n",
 			rules: []string{"1 =a.example nxdomain"}, skips: []string{"2:1 out-of-zone", "3:17 local-data", "4:17 local-data"}},
-		{name: "owner of the line before", text: "a.example CNAME .\n\tTXT \"x\"\n* TXT x\n  CNAME .\n", rules: []string{"1 =a.example nxdomain"},
-			skips: []string{"2:2 local-data", "3:1 everything", "4:3 everything"}},
+		{name: "owner of the line before", text: "a.example CNAME .\n\tTXT \"x\"\n* TXT x\n  CNAME .\n", rules: []string{"1 =a.example nxdomain", "2 =a.example local-data"},
+			skips: []string{"3:1 everything", "4:3 everything"}},
 		{name: "no owner before", text: "  a.example CNAME .\n", skips: []string{"1:3 syntax"}},
 		{name: "records over several lines", text: "a.example CNAME ( ; why\n\n ; comment\n . )\nb.example ( CNAME\n.\n) ; end\n",
 			rules: []string{"1 =a.example nxdomain", "5 =b.example nxdomain"}},
@@ -99,4 +99,33 @@ func join(bits int, words []string) string {
 		s += "." + words[i]
 	}
 	return s
+}
+
+// Local data is kept as text that says everything by itself.
+func TestLocalData(t *testing.T) {
+	const zone = "$ORIGIN rpz.example.\n@ 60 SOA a. b. 1 2 3 4 5\n$TTL 2m\n" +
+		"a.example A 192.0.2.1\na.example 5 AAAA 2001:db8::1\na.example IN 1h TXT \"a b\" c\na.example MX 10 mail\na.example CNAME *.walled.example.\n" +
+		"a.example CNAME walled\na.example TYPE65280 \\# 2 0102\n32.1.2.0.192.rpz-ip SRV ( 1 2\n 3 srv.example. )\n"
+	var got []string
+	for r, err := range Rules(RPZ, strings.NewReader(zone), Limits{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, strings.ReplaceAll(r.Data.String(), "\t", " "))
+	}
+	want := []string{"120 IN A 192.0.2.1", "5 IN AAAA 2001:db8::1", `3600 IN TXT "a b" "c"`, "120 IN MX 10 mail.rpz.example.", "120 IN CNAME *.walled.example.",
+		"120 IN CNAME walled.rpz.example.", `120 CLASS1 TYPE65280 \# 2 0102`, "120 IN SRV 1 2 3 srv.example."}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+func TestLocalDataSkips(t *testing.T) {
+	testReadings(t, RPZ, []reading{
+		{name: "broken data", text: "a.example A 192.0.2.256\nb.example AAAA 192.0.2.1\nc.example MX mail.example.\nd.example TXT \"a\n",
+			skips: []string{"1:1 local-data", "2:1 local-data", "3:1 local-data", "4:1 syntax"}},
+		{name: "relative to an unknown zone", text: "a.example MX 10 mail\nb.example MX 10 mail.example.\n", rules: []string{"2 =b.example local-data"}, skips: []string{"1:1 local-data"}},
+		{name: "what an answer may not be", text: "a.example NS ns.example.\nb.example DNAME c.example.\nd.example CNAME rpz-new.\ne.example CNAME rpz-new.example.\n",
+			rules: []string{"4 =e.example local-data"}, skips: []string{"1:1 action", "2:1 action", "3:17 action"}},
+	})
 }

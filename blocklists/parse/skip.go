@@ -29,7 +29,7 @@ const (
 
 // Reasons of some dialects.
 const (
-	SkipLocalData   Skip = "local-data"   // hosts, abp, dnsmasq, rpz: an answer with own data, not a block
+	SkipLocalData   Skip = "local-data"   // hosts, abp, dnsmasq: an answer with own data, not a block; rpz: one that cannot be read
 	SkipSelfName    Skip = "self-name"    // hosts, abp: localhost and its like
 	SkipNoAddress   Skip = "no-address"   // hosts: a name without an address before it
 	SkipNoName      Skip = "no-name"      // hosts, abp: an address without a name after it
@@ -42,7 +42,9 @@ const (
 	SkipRouting     Skip = "routing"      // dnsmasq: where to forward, not what to block
 	SkipDirective   Skip = "directive"    // dnsmasq, rpz: another setting
 	SkipAction      Skip = "action"       // rpz: an action that is not supported
-	SkipTrigger     Skip = "trigger"      // rpz: a trigger that is not supported
+	SkipTrigger     Skip = "trigger"      // rpz: a trigger that nobody knows
+	SkipNSName      Skip = "nsdname"      // rpz: the name of a name server, which a forwarder never sees
+	SkipNSAddress   Skip = "nsip"         // rpz: the address of one
 	SkipOutOfZone   Skip = "out-of-zone"  // rpz: an owner that is not in the zone
 	SkipNotAddress  Skip = "not-address"  // prefixes: no address or prefix
 	SkipNoPath      Skip = "no-path"      // urls: a host without a path

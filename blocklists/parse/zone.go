@@ -34,6 +34,7 @@ type zoneState struct {
 
 	origin zoneName
 	zone   zoneName // unknown until it is absolute
+	ttl    string   // of the records that follow and have none
 	soa    bool     // the zone was named by its SOA record
 	owner  string   // of the last record, as it was spelled
 }
@@ -46,6 +47,7 @@ type heldLine struct {
 type token struct {
 	text   string
 	offset int
+	quoted bool
 }
 
 // A zoneName is a name without its final dot, absolute or relative to a zone
@@ -158,12 +160,12 @@ func (z *zoneState) tokenize(s string) error {
 			if end < 0 {
 				return errOpen
 			}
-			z.tokens = append(z.tokens, token{s[i+1 : end], i})
+			z.tokens = append(z.tokens, token{s[i+1 : end], i, true})
 			i = end + 1
 		default:
 			start := i
 			i = tokenEnd(s, i)
-			z.tokens = append(z.tokens, token{s[start:i], start})
+			z.tokens = append(z.tokens, token{s[start:i], start, false})
 		}
 	}
 	return nil
@@ -209,14 +211,25 @@ func (p *parser) record(tokens []token, indented bool, text string) {
 		p.skip(0, SkipSyntax, text, errOwner)
 		return
 	}
+	ttl := z.ttl
 	for n := 0; n < 2 && len(tokens) > 0 && (isTTL(tokens[0].text) || isClass(tokens[0].text)); n++ {
+		if isTTL(tokens[0].text) {
+			ttl = tokens[0].text
+		}
 		tokens = tokens[1:]
 	}
 	if len(tokens) < 2 || !isType(tokens[0].text) {
 		p.skip(0, SkipSyntax, text, errRecord)
 		return
 	}
-	p.policy(z.owner, strings.ToUpper(tokens[0].text), tokens[1:], text)
+	p.policy(zoneRecord{z.owner, ttl, strings.ToUpper(tokens[0].text), tokens[1:], text})
+}
+
+// A zoneRecord is a record in parts.
+type zoneRecord struct {
+	owner, ttl, rrtype string
+	data               []token
+	text               string // the line that it begins on
 }
 
 func (p *parser) zoneDirective(tokens []token, text string) {
@@ -225,7 +238,9 @@ func (p *parser) zoneDirective(tokens []token, text string) {
 	case "$TTL":
 		if len(tokens) != 2 || !isTTL(tokens[1].text) {
 			p.skip(0, SkipSyntax, text, nil)
+			return
 		}
+		z.ttl = tokens[1].text
 	case "$ORIGIN":
 		if len(tokens) != 2 {
 			p.skip(0, SkipSyntax, text, nil)

@@ -125,6 +125,8 @@ func printEvidence(row func(string, string, ...any), prefix string, e gateway.Ex
 	}
 	if e.List != "" {
 		row(prefix+"rule", "%s (%s, %s)", e.Rule, e.RuleID, e.Source)
+		row(prefix+"policy", "%s", e.Policy)
+		row(prefix+"data", "%s", strings.ReplaceAll(strings.Join(e.Data, "; "), "\t", " "))
 	}
 	row(prefix+"signal", "%s", e.Signal)
 	if e.Exemption == "" {

@@ -47,6 +47,7 @@ type Record struct {
 	Line       int        `json:"line,omitempty"`
 	Rule       string     `json:"rule,omitempty"`
 	RuleID     string     `json:"rule_id,omitempty"` // list:line, the same on both planes
+	Policy     string     `json:"policy,omitempty"`  // trigger and action of a policy zone's rule: "qname nodata"
 	Exemption  string     `json:"exemption,omitempty"`
 	Signal     string     `json:"signal,omitempty"`
 	Generation uint64     `json:"generation"`
@@ -68,6 +69,7 @@ func (r *Record) SetVerdict(v *policy.Verdict) {
 	}
 	if v.List != "" {
 		r.List, r.Line, r.Rule, r.RuleID = v.List, v.Rule.Line, v.Rule.String(), v.RuleID()
+		r.Policy = v.Rule.Policy()
 	}
 	if v.Exemption != nil {
 		r.Exemption = v.Exemption.ID

@@ -81,10 +81,7 @@ func (e *exit) next() task {
 func (e *exit) resolve(q *question) {
 	ctx, cancel := context.WithDeadline(e.life, q.arrived.Add(e.core.timeout))
 	defer cancel()
-	q.answer, q.err = e.core.resolver.Resolve(ctx, q.msg)
-	if q.answer == nil && q.err == nil {
-		q.err = errNoAnswer
-	}
+	q.resolved(e.core.resolver.Resolve(ctx, q.asks()))
 }
 
 // wait returns when no worker runs.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/weir-gateway/weir/blocklists"
 	"github.com/weir-gateway/weir/gateway/audit"
 	"github.com/weir-gateway/weir/gateway/policy"
 	"github.com/weir-gateway/weir/gateway/resolver"
@@ -38,9 +39,10 @@ type question struct {
 	cookie    string // for the reply, in hexadecimal digits; empty for none
 	arrived   time.Time
 	// What the resolver said; both are nil before it was asked.
-	answer *resolver.Answer
-	err    error
-	cached bool
+	answer  *resolver.Answer
+	err     error
+	cached  bool
+	rewrite rewrite
 	// stream is where the question goes when it has been to the exit; nil for
 	// one that came over UDP.
 	stream *stream
@@ -69,22 +71,26 @@ type decision struct {
 	via  string // the link of the answer that decided, empty for the question's name
 	kind kind
 	now  time.Time
+	// local are the records that answer instead; nil but with local data.
+	local []dns.RR
 }
 
 // A kind is how a question is answered. The zero kind is a fault.
 type kind uint8
 
 const (
-	kindFault   kind = iota // nothing was decided: SERVFAIL
-	kindUnready             // no policy yet: SERVFAIL
-	kindBlocked             // what the verdict's mode says
-	kindAny                 // RFC 8482
-	kindRefused             // transfers: not offered
-	kindNotImpl             // MAILA and MAILB
-	kindSnoop               // RD=0 without a cached answer
-	kindFailed              // upstream failed: SERVFAIL
-	kindAnswer              // the answer
-	kindMiss                // not yet: the resolver must be asked
+	kindFault     kind = iota // nothing was decided: SERVFAIL
+	kindUnready               // no policy yet: SERVFAIL
+	kindBlocked               // what the verdict's mode says
+	kindAny                   // RFC 8482
+	kindRefused               // transfers: not offered
+	kindNotImpl               // MAILA and MAILB
+	kindSnoop                 // RD=0 without a cached answer
+	kindFailed                // upstream failed: SERVFAIL
+	kindAnswer                // the answer
+	kindRewritten             // the answer to another question, behind an alias
+	kindTCPOnly               // truncated: the client comes back over TCP
+	kindMiss                  // not yet: the resolver must be asked
 )
 
 // reply returns the reply to write now, which is nil for a question that is
@@ -93,6 +99,11 @@ func (c *core) reply(dst []byte, q *question) (reply []byte, miss bool) {
 	for {
 		snap := c.policy.Load()
 		d := c.decide(snap, q)
+		if d.Answer.Mode == blocklists.LocalData {
+			c.answerLocally(snap, q, &d)
+		} else {
+			q.rewrite = rewrite{}
+		}
 		if d.kind == kindMiss {
 			return nil, true
 		}
@@ -116,12 +127,7 @@ func (c *core) decide(snap *policy.Snapshot, q *question) decision {
 		return d
 	}
 	d.Verdict = snap.Name(q.from, q.name, d.now)
-	if d.Blocked() {
-		d.kind = kindBlocked
-		return d
-	}
-	if !d.Allowed() {
-		d.kind = kindFault
+	if d.settled(q) {
 		return d
 	}
 	if d.kind = q.local(); d.kind != kindFault {
@@ -146,6 +152,21 @@ func (c *core) decide(snap *policy.Snapshot, q *question) decision {
 	return d
 }
 
+// settled reports whether the verdict says how to answer, whatever the answer.
+func (d *decision) settled(q *question) bool {
+	switch {
+	case d.Blocked():
+		d.kind = kindBlocked
+	case !d.Allowed():
+		d.kind = kindFault
+	case d.Reason == policy.ReasonTCPOnly && q.transport == udp:
+		d.kind = kindTCPOnly
+	default:
+		return false
+	}
+	return true
+}
+
 // judgeLinks judges every name and address that the answer leads to. An
 // operator's allow rule for the question's name does not cover them: whoever
 // controls that name could point it anywhere.
@@ -157,8 +178,9 @@ func (d *decision) judgeLinks(snap *policy.Snapshot, q *question) {
 	}
 	v, link := resolver.Judge(snap, q.from, links, d.now)
 	switch {
-	case v.Blocked():
-		d.Verdict, d.via, d.kind = v, link.String(), kindBlocked
+	case v.Blocked(), v.Reason == policy.ReasonTCPOnly && q.transport == udp:
+		d.Verdict, d.via = v, link.String()
+		d.settled(q)
 	case !v.Allowed():
 		d.Verdict, d.kind = v, kindFault
 	case v.Action == policy.Report && d.Action != policy.Report:
@@ -314,16 +336,16 @@ func (c *core) record(q *question, d *decision, reply []byte) {
 		if len(reply) == 0 {
 			c.stats.drop(dropMode)
 		}
-	case kindAny, kindRefused, kindNotImpl, kindSnoop:
+	case kindAny, kindRefused, kindNotImpl, kindSnoop, kindTCPOnly:
 		c.stats.synthesized.Add(1)
-	case kindAnswer:
+	case kindAnswer, kindRewritten:
 		if q.cached {
 			c.stats.cached.Add(1)
 		} else {
 			c.stats.forwarded.Add(1)
 		}
 	case kindFailed:
-		if isOverload(q.err) {
+		if isOverload(q.failed()) {
 			c.stats.overloaded.Add(1)
 		} else {
 			c.stats.failed.Add(1)

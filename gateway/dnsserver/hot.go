@@ -99,7 +99,7 @@ func (h *hot) answer(dst, p []byte, from netip.Addr, snap *policy.Snapshot, now 
 	switch {
 	case v.Blocked():
 		reply, leave = h.blocked(dst, &v)
-	case v.Action == policy.Allow && v.Reason != policy.ReasonExemption: // which ends, and the answer with it
+	case v.Action == policy.Allow && v.Reason < policy.ReasonExemption: // which ends, and the answer with it
 		reply, leave = h.cached(dst, r, a, snap, now)
 	default:
 		return nil, true
@@ -145,6 +145,8 @@ func (h *hot) blocked(dst []byte, v *policy.Verdict) (reply []byte, leave bool) 
 	switch v.Answer.Mode {
 	case blocklists.Drop:
 		return nil, false
+	case blocklists.LocalData:
+		return nil, true
 	case blocklists.Refused:
 		b.Rcode = wire.Refused
 	case blocklists.NODATA:
@@ -262,6 +264,14 @@ func (h *hot) commit(to *counters) {
 type extendedErrors struct {
 	generation uint64
 	data       map[*blocklists.Ban][]byte
+	rules      map[ruleError][]byte
+}
+
+// A ruleError is what the extended error of a policy zone's rule depends on.
+type ruleError struct {
+	ban  *blocklists.Ban
+	kind blocklists.Kind
+	mode blocklists.Mode
 }
 
 // of returns the extended error of a blocked question; it is empty where the
@@ -269,15 +279,36 @@ type extendedErrors struct {
 func (e *extendedErrors) of(v *policy.Verdict) []byte {
 	if e.generation != v.Generation || e.data == nil {
 		e.generation, e.data = v.Generation, make(map[*blocklists.Ban][]byte)
+		e.rules = make(map[ruleError][]byte)
+	}
+	if v.Rule.Mode != blocklists.ModeDefault {
+		return e.ofRule(v)
 	}
 	data, ok := e.data[v.Ban]
 	if !ok {
-		if x := banError(&decision{Verdict: *v}); x != nil {
-			data = append(binary.BigEndian.AppendUint16(nil, x.InfoCode), x.ExtraText...)
-		}
+		data = errorData(v)
 		e.data[v.Ban] = data
 	}
 	return data
+}
+
+// ofRule is of for rules whose extended error says more than the ban.
+func (e *extendedErrors) ofRule(v *policy.Verdict) []byte {
+	key := ruleError{v.Ban, v.Rule.Kind, v.Rule.Mode}
+	data, ok := e.rules[key]
+	if !ok {
+		data = errorData(v)
+		e.rules[key] = data
+	}
+	return data
+}
+
+func errorData(v *policy.Verdict) []byte {
+	x := banError(&decision{Verdict: *v})
+	if x == nil {
+		return nil
+	}
+	return append(binary.BigEndian.AppendUint16(nil, x.InfoCode), x.ExtraText...)
 }
 
 // A tally is what a reader counts between two commits. It is small, plain

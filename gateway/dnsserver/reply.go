@@ -77,6 +77,14 @@ func (c *core) build(dst []byte, q *question, d *decision) []byte {
 		}
 		d.limitTTL(m)
 		return c.pack(dst, q, m, e)
+	case kindRewritten:
+		if m := q.rewritten(d); m.Rcode <= 0xF {
+			return c.pack(dst, q, m, banError(d))
+		}
+	case kindTCPOnly:
+		m := newReply(q, dns.RcodeSuccess)
+		m.Truncated = true
+		return c.pack(dst, q, m, banError(d))
 	case kindAny:
 		m := newReply(q, dns.RcodeSuccess)
 		m.Answer = []dns.RR{&dns.HINFO{Hdr: q.header(dns.TypeHINFO, anyTTL), Cpu: "RFC8482"}} // section 4.2
@@ -91,7 +99,7 @@ func (c *core) build(dst []byte, q *question, d *decision) []byte {
 	case kindUnready:
 		return c.failure(dst, q, dns.RcodeServerFailure, ede(dns.ExtendedErrorCodeNotReady, ""))
 	case kindFailed:
-		return c.failure(dst, q, dns.RcodeServerFailure, upstreamError(q.err))
+		return c.failure(dst, q, dns.RcodeServerFailure, upstreamError(q.failed()))
 	}
 	return c.failure(dst, q, dns.RcodeServerFailure, ede(dns.ExtendedErrorCodeOther, ""))
 }
@@ -143,6 +151,11 @@ func (c *core) blocked(dst []byte, q *question, d *decision) []byte {
 		m.Rcode = dns.RcodeRefused
 		return c.pack(dst, q, m, banError(d))
 	case blocklists.NODATA:
+	case blocklists.LocalData:
+		if d.local == nil { // an alias that leads nowhere
+			m.Rcode = dns.RcodeNameError
+		}
+		m.Answer = d.local
 	case blocklists.Null:
 		m.Answer = q.address(netip.IPv4Unspecified(), netip.IPv6Unspecified(), c.blockTTL)
 	case blocklists.Addresses:
@@ -224,6 +237,9 @@ func banError(d *decision) *dns.EDNS0_EDE {
 	text = cut(text, maxTitle)
 	if ref := " (" + b.Reference + ")"; b.Reference != "" && len(text)+len(ref) <= maxText {
 		text += ref
+	}
+	if p := d.Rule.Policy(); p != "" {
+		text += ", policy zone: " + p
 	}
 	if d.via != "" {
 		text = cut(text+" through "+d.via, maxText+maxVia)

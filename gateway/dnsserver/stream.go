@@ -283,7 +283,7 @@ func (c *stream) write(written chan<- struct{}) {
 				if c.server.core.exit.take(o.q) {
 					continue // it comes back
 				}
-				o.q.err = errOverload
+				o.q.resolved(nil, errOverload)
 				reply, _ = c.server.core.reply(buf[:0], o.q)
 			}
 		}

@@ -98,7 +98,7 @@ func (c *core) leave(dst []byte, d *datagram) (reply []byte) {
 	}
 	reply, miss := c.reply(dst, q)
 	if miss {
-		q.err = errOverload
+		q.resolved(nil, errOverload)
 		reply, _ = c.reply(dst, q)
 	}
 	return reply

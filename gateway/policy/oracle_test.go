@@ -141,14 +141,16 @@ func (j *judge) decide(q question) string {
 			step = "exemption"
 		case q.now.Before(ban.Effective):
 			step = "not yet effective"
+		case m.rule.Mode == blocklists.TCPOnly:
+			step = "tcp only"
 		}
 		if !lets && step != "exemption" && l.Signal != "" {
 			signal = l.Signal
 		}
 		steps[step] = append(steps[step], m)
 	}
-	order := []string{"operator allows", "protected", "ban", "not yet effective", "list allows"}
-	if len(steps["exemption"]) > 0 && len(steps["ban"]) == 0 && len(steps["not yet effective"]) == 0 {
+	order := []string{"operator allows", "protected", "ban", "not yet effective", "tcp only", "list allows"}
+	if len(steps["exemption"]) > 0 && len(steps["ban"]) == 0 && len(steps["not yet effective"])+len(steps["tcp only"]) == 0 {
 		order = []string{"exemption"}
 	}
 	for _, step := range order {
@@ -258,6 +260,8 @@ func (d dice) rule(line int) blocklists.Rule {
 	}
 	if d.chance(5) {
 		r.Mode = blocklists.NODATA
+	} else if r.Action == blocklists.Block && d.chance(6) {
+		r.Mode = blocklists.TCPOnly
 	}
 	if r.Kind == blocklists.Prefix {
 		a := d.addr().Unmap()

@@ -33,7 +33,7 @@ func (s *Snapshot) Banned() [][]Range {
 	sweeps := make([]sweeper, len(s.spec.Lists))
 	for m := range s.spec.Set.Prefixes() {
 		if s.spec.Lists[m.List].Role == RoleBan {
-			sweeps[m.List].add(m.Rule.Prefix, m.Rule.Action == blocklists.Block, m.Rule.Priority)
+			sweeps[m.List].add(m.Rule.Prefix, m.Rule.Action == blocklists.Block && m.Rule.Mode != blocklists.TCPOnly, m.Rule.Priority)
 		}
 	}
 	out := make([][]Range, len(s.spec.Bans))

@@ -302,7 +302,7 @@ func (s *Snapshot) judge(v *Verdict, sub Subject, ms []blocklists.Match, now tim
 	if len(ms) == 0 {
 		return // most names
 	}
-	var block, report, allow, exempted *blocklists.Match
+	var block, report, tcpOnly, allow, exempted *blocklists.Match
 	for i := range ms {
 		m := &ms[i]
 		l := &s.spec.Lists[m.List]
@@ -321,14 +321,17 @@ func (s *Snapshot) judge(v *Verdict, sub Subject, ms []blocklists.Match, now tim
 			if l.Signal != blocklists.SignalNone {
 				v.Signal = l.Signal
 			}
-			if s.spec.Bans[l.Ban].InForce(now) {
-				block = s.cite(block, m)
-			} else {
+			switch {
+			case !s.spec.Bans[l.Ban].InForce(now):
 				report = s.cite(report, m)
+			case m.Rule.Mode == blocklists.TCPOnly:
+				tcpOnly = s.cite(tcpOnly, m)
+			default:
+				block = s.cite(block, m)
 			}
 		}
 	}
-	exempt := exempted != nil && block == nil && report == nil
+	exempt := exempted != nil && block == nil && report == nil && tcpOnly == nil
 	permitted := allow != nil && s.spec.Lists[allow.List].Role != RoleBan
 	switch {
 	case exempt:
@@ -347,6 +350,9 @@ func (s *Snapshot) judge(v *Verdict, sub Subject, ms []blocklists.Match, now tim
 	case report != nil:
 		v.Action, v.Reason = Report, ReasonNotYet
 		s.evidence(v, report)
+	case tcpOnly != nil:
+		v.Reason = ReasonTCPOnly
+		s.evidence(v, tcpOnly)
 	case allow != nil:
 		v.Reason = ReasonListAllow
 		s.evidence(v, allow)

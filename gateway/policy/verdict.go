@@ -43,11 +43,15 @@ const (
 	ReasonNone      Reason = iota
 	ReasonNoRule           // no rule in force speaks about it
 	ReasonListAllow        // only allow rules of the bans' own lists speak about it
-	ReasonExemption        // a live exemption of the subject
 	ReasonOperator         // an allow rule of the operator
 	ReasonProtected        // a protected name
-	ReasonNotYet           // a ban whose effective time is still to come
-	ReasonBan              // a ban in force
+
+	// With these and those that follow, it is not enough to let it through.
+
+	ReasonExemption // a live exemption of the subject
+	ReasonTCPOnly   // a rule that lets it through, but not over UDP
+	ReasonNotYet    // a ban whose effective time is still to come
+	ReasonBan       // a ban in force
 
 	// Of the first bytes of a connection, which have no name to be judged by.
 
@@ -59,7 +63,7 @@ const (
 	ReasonNoHello         // not enough bytes in time
 )
 
-var reasonNames = [...]string{"none", "no rule", "list allows", "exemption", "operator allows", "protected", "not yet effective", "ban",
+var reasonNames = [...]string{"none", "no rule", "list allows", "operator allows", "protected", "exemption", "tcp only", "not yet effective", "ban",
 	"no server name", "other server name", "encrypted hello", "not TLS", "malformed TLS", "no hello in time"}
 
 // String returns the reason's words in explanations and audit records.

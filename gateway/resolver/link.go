@@ -39,15 +39,15 @@ func (l Link) String() string {
 }
 
 // Judge puts the links to policy. It returns the verdict on the first link that
-// may not pass, else on the first that is to be reported, each with its link,
-// else that nothing stands against them, with the zero Link. Without a snapshot
+// may not pass, else on the first that may not pass over UDP, else on the first
+// that is to be reported, each with its link, else that nothing stands against them, with the zero Link. Without a snapshot
 // nothing is decided.
 func Judge(s *policy.Snapshot, sub policy.Subject, links []Link, now time.Time) (policy.Verdict, Link) {
 	if s == nil {
 		return policy.Verdict{}, Link{}
 	}
-	var report policy.Verdict
-	var reported Link
+	var report, tcpOnly policy.Verdict
+	var reported, shown Link
 	for _, l := range links {
 		var v policy.Verdict
 		if l.Addr.IsValid() {
@@ -58,15 +58,29 @@ func Judge(s *policy.Snapshot, sub policy.Subject, links []Link, now time.Time) 
 		if !v.Allowed() {
 			return v, l
 		}
+		if v.Reason == policy.ReasonTCPOnly && tcpOnly.Reason != policy.ReasonTCPOnly {
+			tcpOnly, shown = v, l
+		}
 		if v.Action == policy.Report && report.Action != policy.Report {
 			report, reported = v, l
 		}
+	}
+	if tcpOnly.Reason == policy.ReasonTCPOnly {
+		return tcpOnly, shown
 	}
 	if report.Action == policy.Report {
 		return report, reported
 	}
 	return policy.Verdict{Action: policy.Allow, Reason: policy.ReasonNoRule,
 		Generation: s.Generation(), Group: s.Group(sub)}, Link{}
+}
+
+// JudgeBeside puts the link to policy, without the list of the verdict.
+func (l Link) JudgeBeside(s *policy.Snapshot, of *policy.Verdict, sub policy.Subject, now time.Time) policy.Verdict {
+	if l.Addr.IsValid() {
+		return s.AddrBeside(of, sub, l.Addr, now)
+	}
+	return s.NameBeside(of, sub, l.Name, now)
 }
 
 // linksOf returns the links of the records, in their order.
