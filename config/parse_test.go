@@ -245,8 +245,8 @@ func TestFullUsesEveryKey(t *testing.T) {
 	for field, is := range used {
 		switch field {
 		case "Config.VPN.TCP.Inspect[]": // all is port 0
-		case "Config.Allow[].Prefix", "Config.Allow[].Path", "Config.Allow[].Priority", "Config.Allow[].Mode",
-			"Config.Protected[].Prefix", "Config.Protected[].Path", "Config.Protected[].Priority", "Config.Protected[].Mode",
+		case "Config.Allow[].Prefix", "Config.Allow[].Path", "Config.Allow[].Priority", "Config.Allow[].Mode", "Config.Allow[].Data.text",
+			"Config.Protected[].Prefix", "Config.Protected[].Path", "Config.Protected[].Priority", "Config.Protected[].Mode", "Config.Protected[].Data.text",
 			"Config.DNS.Blocked.IPv4", "Config.DNS.Blocked.IPv6", "Config.Bans[].Answer.IPv4", "Config.Bans[].Answer.IPv6":
 		default:
 			if !is {
