@@ -186,7 +186,7 @@ func TestFull(t *testing.T) {
 			Listen:  addrs("0.0.0.0:3129", "[::]:3129"),
 			Unknown: UnknownReport, Unseen: UnseenResolve,
 		},
-		QUIC: QUIC{Mode: QUICRefuse, Listen: addrs("0.0.0.0:3130")},
+		QUIC: QUIC{Mode: QUICRefuse, Listen: addrs("0.0.0.0:3130", "[::]:3130")},
 		VPN: VPN{
 			Interface: "wg0", Divert: DivertRedirect,
 			Management: prefixes("192.0.2.0/28"), Internal: prefixes("10.30.0.0/16"),

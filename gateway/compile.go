@@ -71,9 +71,6 @@ type part struct {
 // over what has not changed: so a change of who may do what, of the operator's
 // rules or of a short list is in force at once, however long the other lists.
 func compile(cfg *config.Config, generation uint64, old *policySet) (_ *policySet, err error) {
-	if cfg.QUIC.Mode == config.QUICInspect {
-		return nil, errInspect
-	}
 	c := compiler{cfg: cfg, read: revisions{}, beside: old != nil}
 	if c.beside {
 		c.pace.begin()
@@ -112,9 +109,6 @@ func compile(cfg *config.Config, generation uint64, old *policySet) (_ *policySe
 	}
 	return &policySet{snapshot: snapshot, set: set, built: built, heap: c.heap, bans: c.spec.Bans, lists: statuses(c.parts, c.off), parts: c.parts, off: c.off, read: c.read}, nil
 }
-
-// errInspect refuses what the packet filter could bring here and nobody takes.
-var errInspect = errors.New("quic.mode: inspect is not built yet; with refuse, clients fall back to TCP, where the server name is judged")
 
 // A compiler carries one compilation.
 type compiler struct {

@@ -163,19 +163,23 @@ func (g *Gateway) bind() error {
 	if err := g.listenAdmin(); err != nil {
 		return listenError("admin.listen", err)
 	}
-	if len(g.cfg.Proxy.Listen)+len(g.cfg.Transparent.Listen) > 0 {
+	if len(g.cfg.Proxy.Listen)+len(g.cfg.Transparent.Listen)+len(quicListen(g.cfg)) > 0 {
 		p, clients := g.cfg.Proxy, clientLimit(openFiles())
 		g.proxy, err = proxy.Listen(proxy.Options{
 			Listen: p.Listen, Policy: &g.store, Resolver: &g.resolver, Audit: sink, Log: g.log,
 			ConnectPorts: p.ConnectPorts, HTTPPorts: p.HTTPPorts, AllowNetworks: p.AllowNetworks,
 			Self: g.ownAddrs(), MaxConns: clients, MaxTunnels: clients, Drain: drain,
 			Transparent: g.cfg.Transparent.Listen, TransparentRules: transparentRules(g.cfg),
+			QUIC:          quicListen(g.cfg),
 			RequireTProxy: g.cfg.VPN.Interface != "" && g.cfg.VPN.Divert == config.DivertTProxy,
 		})
 		if err != nil {
 			key := "proxy.listen"
-			if errors.Is(err, proxy.ErrTransparent) {
+			switch {
+			case errors.Is(err, proxy.ErrTransparent):
 				key = "transparent.listen"
+			case errors.Is(err, proxy.ErrQUIC):
+				key = "quic.listen"
 			}
 			return listenError(key, err)
 		}
@@ -186,6 +190,14 @@ func (g *Gateway) bind() error {
 // transparentRules translates what happens to unusual transparent connections.
 func transparentRules(cfg *config.Config) proxy.Transparent {
 	return proxy.Transparent{Unknown: proxy.Choice(cfg.Transparent.Unknown), Unseen: proxy.Choice(cfg.Transparent.Unseen)}
+}
+
+// quicListen is where QUIC comes to, if it is looked into.
+func quicListen(cfg *config.Config) []netip.AddrPort {
+	if cfg.QUIC.Mode != config.QUICInspect {
+		return nil
+	}
+	return cfg.QUIC.Listen
 }
 
 // ownAddrs are the gateway's own listeners, which the proxy must not reach.

@@ -102,6 +102,9 @@ func (c collector) planes(e emitter) {
 		if len(c.g.TransparentAddrs()) > 0 {
 			transparentMetrics(e, c.g.proxy.TransparentStats())
 		}
+		if len(c.g.proxy.QUICAddrs()) > 0 {
+			quicMetrics(e, c.g.proxy.QUICStats())
+		}
 	}
 	resolverMetrics(e, c.g.resolver.p.Load().Stats())
 	history := c.g.resolver.history.Stats()
@@ -237,4 +240,13 @@ func adminMetrics(e emitter, st admin.Stats) {
 	e.counters("weir_admin_requests_total", "Requests to the admin API, by outcome.", "outcome",
 		series{"done", st.Done}, series{"refused", st.Refused}, series{"unauthenticated", st.Unauthenticated},
 		series{"forbidden", st.Forbidden}, series{"limited", st.Limited}, series{"failed", st.Failed})
+}
+
+func quicMetrics(e emitter, st proxy.QUICStats) {
+	e.counter("weir_quic_connections_total", "QUIC connections that were judged.", float64(st.Connections))
+	e.counter("weir_quic_refused_total", "QUIC connections that were refused.", float64(st.Refused))
+	e.gauge("weir_quic_paths", "Pairs of a device and an address between which QUIC is, or was tried.", float64(st.Paths))
+	e.counters("weir_quic_dropped_total", "Datagrams that were not passed on, by reason.", "reason",
+		series{"stray", st.Stray}, series{"unreadable", st.Unread}, series{"overflow", st.Overflow},
+		series{"direct", st.Direct}, series{"limit", st.Beyond}, series{"unsent", st.Unsent})
 }

@@ -148,6 +148,7 @@ func sameListeners(old, next *config.Config) error {
 	check("dns.cookies", old.DNS.Cookies == next.DNS.Cookies)
 	check("proxy.listen", slices.Equal(old.Proxy.Listen, next.Proxy.Listen))
 	check("transparent.listen", slices.Equal(old.Transparent.Listen, next.Transparent.Listen))
+	check("quic", slices.Equal(quicListen(old), quicListen(next)))
 	check("vpn.interface", old.VPN.Interface == next.VPN.Interface)
 	check("admin.listen", old.Admin.Listen == next.Admin.Listen)
 	check("admin.tls", sameTLS(&old.Admin.TLS, &next.Admin.TLS))

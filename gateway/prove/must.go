@@ -117,21 +117,30 @@ func mustSplits(o Options, _ Target) (out []probe) {
 
 func mustV6(o Options, _ Target) []probe {
 	return []probe{{o.Fixed.Allowed, func(ctx context.Context, d *device) Finding {
-		if !d.v6 {
-			return Finding{NotTried, errNoV6.Error()}
+		addr, f := allowedV6(ctx, d, o)
+		if !addr.IsValid() {
+			return f
 		}
-		r, err := d.asksDNS(ctx, "udp", d.DNS, o.Fixed.Allowed, dns.TypeAAAA)
-		if err != nil {
-			return Finding{Broken, brief(err)}
-		}
-		for _, rr := range r.Answer {
-			if a, ok := rr.(*dns.AAAA); ok {
-				addr, _ := netip.AddrFromSlice(a.AAAA)
-				return shakes(ctx, d, tlsProbe(netip.AddrPortFrom(addr, 443), o.Fixed.Allowed, whole))
-			}
-		}
-		return Finding{NotTried, o.Fixed.Allowed + " has no IPv6 address"}
+		return shakes(ctx, d, tlsProbe(netip.AddrPortFrom(addr, 443), o.Fixed.Allowed, whole))
 	}}}
+}
+
+// allowedV6 returns the IPv6 address of the allowed site, or why there is none.
+func allowedV6(ctx context.Context, d *device, o Options) (netip.Addr, Finding) {
+	if !d.v6 {
+		return netip.Addr{}, Finding{NotTried, errNoV6.Error()}
+	}
+	r, err := d.asksDNS(ctx, "udp", d.DNS, o.Fixed.Allowed, dns.TypeAAAA)
+	if err != nil {
+		return netip.Addr{}, Finding{Broken, brief(err)}
+	}
+	for _, rr := range r.Answer {
+		if a, ok := rr.(*dns.AAAA); ok {
+			addr, _ := netip.AddrFromSlice(a.AAAA)
+			return addr, Finding{}
+		}
+	}
+	return netip.Addr{}, Finding{NotTried, o.Fixed.Allowed + " has no IPv6 address"}
 }
 
 // shakes wants the beginning of a handshake.
@@ -144,14 +153,24 @@ func shakes(ctx context.Context, d *device, p probe) Finding {
 }
 
 func mustQUIC(o Options, _ Target) []probe {
-	return []probe{{o.Fixed.Allowed, func(ctx context.Context, d *device) Finding {
-		f, complete, took := d.quic(ctx, d.at(443), o.Fixed.Allowed, "h3", quic.Version1)
+	at := func(ctx context.Context, d *device, to netip.Addr) Finding {
+		f, complete, took := d.quic(ctx, netip.AddrPortFrom(to, 443), o.Fixed.Allowed, "h3", quic.Version1)
 		seen := fmt.Sprintf("%s after %d ms", f.Seen, took.Milliseconds())
 		if complete || f.Outcome == Closed && took < fallback {
 			return Finding{Works, seen}
 		}
 		return Finding{Broken, seen}
-	}}}
+	}
+	return []probe{
+		{o.Fixed.Allowed, func(ctx context.Context, d *device) Finding { return at(ctx, d, d.site) }},
+		{o.Fixed.Allowed + " over IPv6", func(ctx context.Context, d *device) Finding {
+			addr, f := allowedV6(ctx, d, o)
+			if !addr.IsValid() {
+				return f
+			}
+			return at(ctx, d, addr)
+		}},
+	}
 }
 
 // secure makes a TLS connection to a name.

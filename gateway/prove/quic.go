@@ -80,6 +80,10 @@ func (d *device) quic(ctx context.Context, to netip.AddrPort, name, protocol str
 	if e := h.failed.Load(); e != nil && h.packets.Load() == 0 {
 		return Finding{Closed, brief(*e)}, false, took
 	}
+	var refused *quic.TransportError
+	if errors.As(err, &refused) && refused.Remote && refused.ErrorCode == quic.ConnectionRefused {
+		return Finding{Closed, "CONNECTION_REFUSED"}, false, took // before anything was said but the name
+	}
 	if h.packets.Load() > 0 {
 		return Finding{Open, "answered: " + brief(err)}, false, took
 	}

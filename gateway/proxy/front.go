@@ -28,7 +28,7 @@ type request struct {
 	diverted *diverted
 	protocol protocol
 	sent     string       // the Host field, in its canonical form
-	hello    *hello.Hello // of protocolTLS
+	hello    *hello.Hello // of protocolTLS and protocolQUIC
 	first    []byte       // of protocolUnknown
 }
 

@@ -59,7 +59,7 @@ func newPseudonym() string {
 // with the path and the fields for plain HTTP.
 func judgeHost(snap *policy.Snapshot, sub policy.Subject, q *request, now time.Time) policy.Verdict {
 	switch {
-	case q.protocol == protocolTLS, q.protocol == protocolUnknown:
+	case q.protocol == protocolTLS, q.protocol == protocolUnknown, q.protocol == protocolQUIC:
 		return judgeDiverted(snap, sub, q, now)
 	case !q.connect():
 		return snap.Fields(sub, q.host, blocklists.CanonicalPath(q.path), q.eachField, now)

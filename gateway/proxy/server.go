@@ -54,6 +54,7 @@ type Options struct {
 	Transparent      []netip.AddrPort // listeners that a packet filter brings connections to
 	TransparentRules Transparent      // until SetTransparent
 	RequireTProxy    bool             // not to have the privilege for TPROXY is an error
+	QUIC             []netip.AddrPort // UDP listeners that a packet filter brings QUIC to
 
 	MaxConns          int           // client connections; 4096
 	MaxConnsPerClient int           // of one client address; 1024
@@ -108,6 +109,7 @@ type Server struct {
 	audited   bool // there is somebody to make records for
 	flows     flows
 	diverting diverting
+	quic      quicSide
 	engine    *engine // nil where net/http accepts
 	handed    *handed // what the engine has for net/http
 	http      *http.Server
@@ -142,7 +144,7 @@ func Listen(opts Options) (*Server, error) {
 		s.addrs = append(s.addrs, netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()))
 		s.listeners = append(s.listeners, &listener{TCPListener: l, server: s, admit: s.admit})
 	}
-	if err := s.listenTransparent(); err != nil {
+	if err := errors.Join(s.listenTransparent(), s.listenQUIC()); err != nil {
 		s.closeListeners()
 		return nil, err
 	}
@@ -203,6 +205,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	failed := make(chan error, len(s.listeners)+1+maxEngineErrors)
 	running := s.startServing(failed)
 	s.startTransparent(running)
+	s.startQUIC(running)
 	tick := time.NewTicker(recheckEvery)
 	defer tick.Stop()
 	var err error
@@ -270,6 +273,7 @@ func (s *Server) shutdown() {
 	ctx, cancel := context.WithTimeout(context.Background(), s.opts.Drain)
 	defer cancel()
 	s.stopTransparent()
+	s.stopQUIC()
 	if s.engine != nil {
 		s.engine.drain()
 	}
@@ -304,6 +308,9 @@ func (s *Server) closeListeners() {
 		_ = l.Close()
 	}
 	for _, l := range s.diverting.listeners {
+		_ = l.Close()
+	}
+	for _, l := range s.quic.listeners {
 		_ = l.Close()
 	}
 }

@@ -23,9 +23,10 @@ const (
 	protocolTLS                     // or what begins like it
 	protocolHTTP                    // or what some server may take for it
 	protocolUnknown                 // anything else, and silence
+	protocolQUIC                    // or what comes to where it is expected
 )
 
-var protocolNames = [...]string{"none", "tls", "http", "unknown"}
+var protocolNames = [...]string{"none", "tls", "http", "unknown", "quic"}
 
 // A peek reads the first bytes of a transparent connection, which are sent on
 // as they are if it is carried.
