@@ -69,6 +69,7 @@ type DNS struct {
 	Blocked   blocklists.Answer // how blocked questions are answered
 	Cache     Cache
 	Cookies   Cookies
+	Limits    Limits
 	ECH       Stripping // keys of encrypted ClientHellos in HTTPS and SVCB records
 	H3        Stripping // HTTP/3 in them; kept by default where QUIC is not refused
 	Rebinding Rebinding

@@ -28,6 +28,7 @@ func (v value) dns(c *DNS) {
 		"cookies": func(v value) { v.cookies(&c.Cookies) },
 		"ech":     set(&c.ECH, word(Strip, Keep)),
 		"h3":      set(&c.H3, word(Strip, Keep)),
+		"limits":  func(v value) { v.limits(&c.Limits) },
 		"rebinding": func(v value) {
 			v.object(fields{"block": set(&c.Rebinding.Block, value.boolean), "allow": set(&c.Rebinding.Allow, listOf(value.suffix))})
 		},

@@ -65,8 +65,8 @@ func withoutBans() Config {
 		DNS: DNS{
 			Listen: addrs("127.0.0.1:5353"), Upstreams: []*url.URL{}, Bootstrap: addrs(),
 			Blocked: blocklists.Answer{Mode: blocklists.NXDOMAIN}, Cache: Cache{100_000}, Cookies: Cookies{Mode: CookiesAnswer},
-			Strategy: StrategyOrdered,
-			ECH:      Strip, H3: Strip, Rebinding: Rebinding{Allow: []string{}},
+			Limits: Limits{Exempt: prefixes(), Slip: 2}, Strategy: StrategyOrdered,
+			ECH: Strip, H3: Strip, Rebinding: Rebinding{Allow: []string{}},
 		},
 		Proxy: Proxy{
 			Listen: addrs("127.0.0.1:3128"), ConnectPorts: []uint16{443}, HTTPPorts: []uint16{80, 8080},
@@ -171,8 +171,12 @@ func TestFull(t *testing.T) {
 			Bootstrap: addrs("192.0.2.54:53", "[2001:db8::54]:53"),
 			Blocked:   blocklists.Answer{Mode: blocklists.NXDOMAIN},
 			Cache:     Cache{200_000},
-			Cookies:   Cookies{CookiesAnswer, filepath.Join(dir, "cookie-secrets")},
-			ECH:       Strip, H3: Keep,
+			Limits: Limits{
+				Device: Rate{500, 1000}, Network: Rate{20_000, 40_000},
+				Exempt: prefixes("192.0.2.53/32", "2001:db8:53::/64"), Slip: 2,
+			},
+			Cookies: Cookies{CookiesAnswer, filepath.Join(dir, "cookie-secrets")},
+			ECH:     Strip, H3: Keep,
 			Rebinding: Rebinding{true, []string{"intranet.example.org"}},
 		},
 		Proxy: Proxy{

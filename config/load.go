@@ -144,6 +144,7 @@ func (d *decoder) follow(c *Config) {
 func (d *decoder) check(c *Config) {
 	d.checkListeners(c)
 	d.checkUpstreams(&c.DNS)
+	d.checkLimits(&c.DNS.Limits)
 	d.checkVPN(c)
 	d.checkAdmin(c)
 	d.checkBans(c)

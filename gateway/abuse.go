@@ -20,3 +20,12 @@ func newCookies(cfg *config.Config, log *slog.Logger) (*dnsserver.Cookies, error
 	c.Require = cfg.DNS.Cookies.Mode == config.CookiesRequire
 	return c, nil
 }
+
+// dnsLimits translates what a device and a network may ask.
+func dnsLimits(cfg *config.Config) dnsserver.Limits {
+	l := &cfg.DNS.Limits
+	return dnsserver.Limits{
+		Device: dnsserver.Rate(l.Device), Network: dnsserver.Rate(l.Network),
+		Exempt: l.Exempt, Slip: l.Slip,
+	}
+}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,5 +32,21 @@ func TestNewCookies(t *testing.T) {
 	}
 	if on, _, err := open(config.CookiesAnswer, file+".none"); on || err == nil {
 		t.Errorf("no such file: %v, %v", on, err)
+	}
+}
+
+func TestDNSLimits(t *testing.T) {
+	cfg := &config.Config{DNS: config.DNS{Limits: config.Limits{
+		Device: config.Rate{PerSecond: 1, Burst: 2}, Network: config.Rate{PerSecond: 3, Burst: 4}, Slip: 5,
+		Exempt: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+	}}}
+	l := dnsLimits(cfg)
+	if l.Device.PerSecond != 1 || l.Device.Burst != 2 || l.Network.PerSecond != 3 || l.Network.Burst != 4 || l.Slip != 5 || len(l.Exempt) != 1 {
+		t.Errorf("got %+v", l)
+	}
+	next := *cfg
+	next.DNS.Limits.Device.PerSecond = 2
+	if err := sameListeners(cfg, &next); err == nil || !strings.Contains(err.Error(), "dns.limits") {
+		t.Errorf("a reload with other limits: %v", err)
 	}
 }

@@ -152,7 +152,7 @@ func (g *Gateway) bind() error {
 			return err
 		}
 		g.dns, err = dnsserver.Listen(dnsserver.Options{
-			Cookies: cookies,
+			Cookies: cookies, Limits: dnsLimits(g.cfg),
 			Listen:  g.cfg.DNS.Listen, Policy: &g.store, Resolver: &g.resolver,
 			Audit: sink, Log: g.log, Drain: drain,
 		})

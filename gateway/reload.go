@@ -146,6 +146,7 @@ func sameListeners(old, next *config.Config) error {
 	}
 	check("dns.listen", slices.Equal(old.DNS.Listen, next.DNS.Listen))
 	check("dns.cookies", old.DNS.Cookies == next.DNS.Cookies)
+	check("dns.limits", reflect.DeepEqual(old.DNS.Limits, next.DNS.Limits))
 	check("proxy.listen", slices.Equal(old.Proxy.Listen, next.Proxy.Listen))
 	check("transparent.listen", slices.Equal(old.Transparent.Listen, next.Transparent.Listen))
 	check("quic", slices.Equal(quicListen(old), quicListen(next)))

@@ -2,12 +2,14 @@ package dnsserver
 
 import (
 	"context"
+	"net/netip"
 	"sync"
 )
 
 // An exit is the one way by which messages leave the readers that answer on
 // the spot: a bounded number of workers, started as they are needed, and a
-// bounded queue before them. What fits neither is not taken.
+// bounded queue before them, of which no client may have more than its part.
+// What fits neither is not taken.
 type exit struct {
 	life context.Context // ends when waiting resolutions must give up
 	core *core
@@ -18,15 +20,18 @@ type exit struct {
 	running int
 	queue   []task // a ring
 	head, n int
+	clients map[netip.Prefix]int // tasks taken and not yet done; no more of them than tasks
+	part    int
 }
 
 // A task is what a worker does for one message. It may wait for the resolver.
 type task interface {
 	run(e *exit)
+	client() netip.Addr
 }
 
-func newExit(life context.Context, c *core, workers, queue int) *exit {
-	e := &exit{life: life, core: c, workers: workers, queue: make([]task, queue)}
+func newExit(life context.Context, c *core, workers, queue, part int) *exit {
+	e := &exit{life: life, core: c, workers: workers, queue: make([]task, queue), clients: map[netip.Prefix]int{}, part: part}
 	e.idle.L = &e.mu
 	return e
 }
@@ -34,9 +39,12 @@ func newExit(life context.Context, c *core, workers, queue int) *exit {
 // take takes the task and reports true, or reports that there is no room. It
 // never blocks.
 func (e *exit) take(t task) bool {
+	client := device(t.client())
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
+	case e.clients[client] >= e.part:
+		return false
 	case e.running < e.workers:
 		e.running++
 		go e.work(t)
@@ -46,6 +54,7 @@ func (e *exit) take(t task) bool {
 	default:
 		return false
 	}
+	e.clients[client]++
 	e.core.stats.inflight.Add(1)
 	return true
 }
@@ -53,16 +62,20 @@ func (e *exit) take(t task) bool {
 // work is a worker: it lives for as long as there are tasks.
 func (e *exit) work(t task) {
 	for t != nil {
+		client := device(t.client())
 		t.run(e)
-		t = e.next()
+		t = e.next(client)
 	}
 }
 
-// next returns the task that has waited longest, or nil, which ends the
-// worker.
-func (e *exit) next() task {
+// next takes note that a task of the client is done, and returns the one that
+// has waited longest, or nil, which ends the worker.
+func (e *exit) next(done netip.Prefix) task {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.clients[done]--; e.clients[done] == 0 {
+		delete(e.clients, done)
+	}
 	if e.n == 0 {
 		if e.running--; e.running == 0 {
 			e.idle.Broadcast()
@@ -92,6 +105,14 @@ func (e *exit) wait() {
 		e.idle.Wait()
 	}
 }
+
+// device is what counts as one client.
+func device(a netip.Addr) netip.Prefix {
+	p, _ := a.Prefix(deviceBits(a)) // the zero Prefix is that of no address
+	return p
+}
+
+func (q *question) client() netip.Addr { return q.from.Addr }
 
 // run implements task for a question of a stream: it finds the answer, and the
 // stream's writer judges and sends it.

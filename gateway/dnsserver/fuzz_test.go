@@ -19,7 +19,7 @@ func newCore(tb testing.TB) *core {
 	store := new(policy.Store)
 	store.Swap(snapshot(tb, 1, bans()))
 	c := &core{policy: store, resolver: &hooked{}, audit: audit.Discard{}, blockTTL: 60}
-	c.exit = newExit(tb.Context(), c, 0, 0)
+	c.exit = newExit(tb.Context(), c, 0, 0, 0)
 	return c
 }
 

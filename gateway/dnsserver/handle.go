@@ -54,6 +54,7 @@ type core struct {
 	resolver Resolver
 	audit    audit.Sink
 	exit     *exit
+	limits   *limiter // nil: none
 	cookies  *Cookies // nil: the option means nothing
 	blockTTL uint32
 	timeout  time.Duration

@@ -315,6 +315,7 @@ func errorData(v *policy.Verdict) []byte {
 // memory of one goroutine.
 type tally struct {
 	received         uint64
+	slipped          uint64
 	rejected, cached uint64
 	actions          [policy.Block + 1]uint32
 	rcodes           [16]uint32
@@ -324,6 +325,9 @@ type tally struct {
 func (t *tally) addTo(c *counters) {
 	if t.received > 0 {
 		c.received[udp].Add(t.received)
+	}
+	if t.slipped > 0 {
+		c.slipped.Add(t.slipped)
 	}
 	if t.rejected > 0 {
 		c.rejected.Add(t.rejected)

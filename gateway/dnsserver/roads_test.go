@@ -250,7 +250,7 @@ func newRoads(tb testing.TB) *twoRoads {
 	store, rec := new(policy.Store), new(recorder)
 	store.Swap(house(tb))
 	c := &core{policy: store, resolver: res, audit: rec, blockTTL: 60}
-	c.exit = newExit(tb.Context(), c, 0, 0)
+	c.exit = newExit(tb.Context(), c, 0, 0, 0)
 	return &twoRoads{core: c, hot: newHot(c), records: rec}
 }
 

@@ -72,6 +72,11 @@ type Options struct {
 	// ends; 5 s.
 	Drain time.Duration
 
+	// Limits are what a device and a network may ask.
+	Limits Limits
+	// MaxPerClient is how many questions of one device wait for the resolver at
+	// once; a quarter of all that may.
+	MaxPerClient int
 	// Cookies are the DNS cookies of clients; nil: the option means nothing.
 	Cookies *Cookies
 
@@ -97,6 +102,7 @@ func (o *Options) setDefaults() error {
 	orDefault(&o.Readers, runtime.NumCPU())
 	orDefault(&o.Workers, 1024)
 	orDefault(&o.Queue, 4096)
+	orDefault(&o.MaxPerClient, (o.Workers+o.Queue)/4+1)
 	orDefault(&o.Timeout, 4500*time.Millisecond) // stub resolvers wait 5 s; they should hear SERVFAIL, not silence
 	orDefault(&o.MaxTCP, 1024)
 	orDefault(&o.MaxTCPPerClient, 64)
@@ -140,9 +146,9 @@ func Listen(opts Options) (*Server, error) {
 	s.core = core{
 		policy: opts.Policy, resolver: opts.Resolver, audit: opts.Audit,
 		blockTTL: uint32(opts.BlockTTL / time.Second),
-		timeout:  opts.Timeout, cookies: opts.Cookies,
+		timeout:  opts.Timeout, cookies: opts.Cookies, limits: newLimiter(&opts.Limits),
 	}
-	s.core.exit = newExit(s.life, &s.core, opts.Workers, opts.Queue)
+	s.core.exit = newExit(s.life, &s.core, opts.Workers, opts.Queue, opts.MaxPerClient)
 	s.streams.init(opts.MaxTCP, opts.MaxTCPPerClient)
 	for _, a := range opts.Listen {
 		if err := s.bind(a); err != nil {

@@ -36,6 +36,10 @@ type Stats struct {
 	Rejudged  uint64 // decided again because the policy changed before the reply was written
 	Truncated uint64 // replies with TC
 
+	// Slipped questions were beyond a limit and answered with TC, Paced ones came
+	// over TCP and had to wait. Unlimited is how often a bucket could not be had.
+	Slipped, Paced, Unlimited uint64
+
 	// Cookies of clients, by what they were worth: no cookie of ours yet, one of
 	// ours, and none that we made or one that is too old.
 	CookiesNew, CookiesValid, CookiesBad uint64
@@ -67,12 +71,15 @@ const (
 	dropIdle                    // a connection closed because it was idle
 	dropSlow                    // a connection closed because a message took too long
 	dropFraming                 // a connection closed because of a message without length
+	dropRateDevice              // beyond what a device may ask
+	dropRateNetwork             // beyond what a network may ask
 	drops
 )
 
 var dropNames = [drops]string{
 	"short", "response", "no_port", "mode", "read_error", "write_error", "accept_error",
 	"tcp_limit", "tcp_client_limit", "tcp_idle", "tcp_slow", "tcp_framing",
+	"rate_device", "rate_network",
 }
 
 // rcodes is one more than the highest rcode that is counted by itself.
@@ -85,6 +92,7 @@ type counters struct {
 	actions                        [policy.Block + 1]atomic.Uint64 // by policy.Action
 	cached, forwarded, synthesized atomic.Uint64
 	failed, overloaded             atomic.Uint64
+	slipped, paced                 atomic.Uint64
 	rejudged, truncated            atomic.Uint64
 	dropped                        [drops]atomic.Uint64
 	rcodes                         [rcodes + 1]atomic.Uint64
@@ -101,6 +109,9 @@ func (c *counters) rcode(code int) { c.rcodes[min(uint(code), rcodes)].Add(1) }
 func (s *Server) Stats() Stats {
 	st := Stats{Dropped: make(map[string]uint64, drops), Rcodes: map[string]uint64{}}
 	s.core.stats.addTo(&st)
+	if s.core.limits != nil {
+		st.Unlimited = s.core.limits.full.Load()
+	}
 	for _, u := range s.udp {
 		for _, c := range u.stats() {
 			c.addTo(&st)
@@ -118,6 +129,7 @@ func (c *counters) addTo(st *Stats) {
 		&st.Reported: &c.actions[policy.Report], &st.Blocked: &c.actions[policy.Block],
 		&st.Cached: &c.cached, &st.Forwarded: &c.forwarded, &st.Synthesized: &c.synthesized,
 		&st.Failed: &c.failed, &st.Overloaded: &c.overloaded,
+		&st.Slipped: &c.slipped, &st.Paced: &c.paced,
 		&st.CookiesNew: &c.cookies[cookieNew], &st.CookiesValid: &c.cookies[cookieValid], &st.CookiesBad: &c.cookies[cookieBad],
 		&st.UDPReads: &c.batches[0], &st.UDPWrites: &c.batches[1],
 		&st.Rejudged: &c.rejudged, &st.Truncated: &c.truncated, &st.Accepted: &c.accepted,

@@ -174,6 +174,9 @@ func (c *stream) read() {
 			return
 		}
 		c.touch()
+		if !c.pace() {
+			return
+		}
 		c.tokens <- struct{}{}
 		c.open.Add(1)
 		q, reply := c.server.core.accept(nil, msg, c.client, tcp)

@@ -57,6 +57,8 @@ type datagram struct {
 	back    route
 }
 
+func (d *datagram) client() netip.Addr { return d.from }
+
 // outBuffers are for replies that are not written by a reader.
 var outBuffers = sync.Pool{New: func() any { b := make([]byte, 0, replySize); return &b }}
 

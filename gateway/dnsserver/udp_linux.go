@@ -328,7 +328,7 @@ func (r *batchReader) answer(snap *policy.Snapshot) {
 			s.reply[i] = len(r.hot.cut(s.out[i][:0], p))
 			continue
 		}
-		reply, leave := r.hot.answer(s.out[i][:0], p, from, snap, r.now)
+		reply, leave := r.hot.limit(s.out[i][:0], p, from, snap, r.now)
 		s.reply[i], s.leave[i] = len(reply), leave
 	}
 }

@@ -112,7 +112,7 @@ func (u *portableSocket) handle(h *hot, out, packet, oob []byte, from netip.Addr
 	var reply []byte
 	var leave bool
 	now := time.Now()
-	h.judge(func(snap *policy.Snapshot) { reply, leave = h.answer(out, packet, addr, snap, now) })
+	h.judge(func(snap *policy.Snapshot) { reply, leave = h.limit(out, packet, addr, snap, now) })
 	h.commit(&u.count)
 	if leave {
 		reply = h.core.leave(out, &datagram{msg: bytes.Clone(packet), from: addr, arrived: now, back: back})

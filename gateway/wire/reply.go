@@ -93,6 +93,15 @@ func (q *Query) AppendFailure(dst []byte, rcode uint8, ede []byte) []byte {
 	return dst
 }
 
+// AppendTruncated appends a reply with nothing in it but TC, which tells the
+// client to ask again over TCP. It is no longer than the question was.
+func (q *Query) AppendTruncated(dst []byte) []byte {
+	start := len(dst)
+	dst = q.appendHead(dst, Success)
+	dst[start+2] |= bitTC
+	return q.appendOPT(dst, start, nil)
+}
+
 // appendHead appends a reply's header and the question as the client spelled
 // it: RD and CD are copied, RA is set, AA and AD are not.
 func (q *Query) appendHead(dst []byte, rcode uint8) []byte {

@@ -308,3 +308,27 @@ func TestReplyKeepsSpelling(t *testing.T) {
 		t.Errorf("names %s, want them as the client spelled them", names)
 	}
 }
+
+// TC and nothing else, in no more octets than were asked with.
+func TestAppendTruncated(t *testing.T) {
+	for _, size := range []uint16{0, 512, 4096} {
+		m := new(dns.Msg)
+		m.SetQuestion("sHoRt.example.", dns.TypeTXT)
+		m.CheckingDisabled = true
+		if size > 0 {
+			m.SetEdns0(size, true)
+		}
+		var q Query
+		parse(t, &q, m)
+		reply := q.AppendTruncated([]byte("before"))[len("before"):]
+		var got dns.Msg
+		if err := got.Unpack(reply); err != nil {
+			t.Fatal(err)
+		}
+		opt := got.IsEdns0()
+		if !got.Response || !got.Truncated || !got.CheckingDisabled || got.Rcode != 0 || got.Id != m.Id || got.Question[0] != m.Question[0] ||
+			len(got.Answer)+len(got.Ns) != 0 || (opt != nil) != (size > 0) || len(reply) > len(packed(t, m)) {
+			t.Errorf("size %d: %v, %d octets", size, &got, len(reply))
+		}
+	}
+}
