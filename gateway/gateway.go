@@ -153,7 +153,7 @@ func (g *Gateway) bind() error {
 		}
 		g.dns, err = dnsserver.Listen(dnsserver.Options{
 			Cookies: cookies, Limits: dnsLimits(g.cfg),
-			Listen:  g.cfg.DNS.Listen, Policy: &g.store, Resolver: &g.resolver,
+			Listen: g.cfg.DNS.Listen, Policy: &g.store, Resolver: &g.resolver,
 			Audit: sink, Log: g.log, Drain: drain,
 		})
 		if err != nil {
