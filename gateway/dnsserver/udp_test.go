@@ -205,7 +205,7 @@ func TestOverload(t *testing.T) {
 				return nil, ctx.Err()
 			}
 		}
-		r := start(t, "", Options{portable: portable, Resolver: hook, Workers: 4, Queue: 6, Timeout: secs(30)})
+		r := start(t, "", Options{portable: portable, Resolver: hook, Workers: 4, Queue: 6, MaxPerClient: 10, Timeout: secs(30)})
 		c := r.dial(t, "udp")
 		for i := range 10 {
 			q := edns(query("good.example", dns.TypeA), 1232)
