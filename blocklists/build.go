@@ -151,18 +151,26 @@ func (b *Builder) Build() *Set {
 			pace = func() {}
 		}
 		c.table = newTable(nodes)
-		c.addRules(pace)
-		for !c.addInner(pace) {
-			c.grow(pace)
-		}
+		c.build(pace, bitmap{})
 	}
 	return &Set{base: c, signs: signs}
 }
 
+// build fills the table. Where it is known which records tell a name above them
+// something new, leads has a bit for each, and the others are not asked.
+func (c *core) build(pace func(), leads bitmap) {
+	if c.addRules(pace) != leads.n {
+		leads = bitmap{} // of records that were others
+	}
+	for !c.addInner(pace, leads) {
+		c.grow(pace)
+	}
+}
+
 // addRules enters each record into the table, and writes those that stay again:
 // a rule that says the same as an earlier one goes, and the second rule of one
-// name leaves its text.
-func (c *core) addRules(pace func()) {
+// name leaves its text. It returns how many there are.
+func (c *core) addRules(pace func()) int {
 	a := adder{core: c, pace: pace, out: compactor{blob: c.records}}
 	for _, chunk := range c.records {
 		for len(chunk) > 0 {
@@ -171,6 +179,7 @@ func (c *core) addRules(pace func()) {
 		}
 	}
 	c.records = a.out.done()
+	return a.out.count
 }
 
 // ahead is how many records are looked at before their turn. The table is
@@ -309,11 +318,12 @@ func (a *adder) enter(h uint64, kind int, val uint32) {
 // addInner tells each name that has something under it, and enters those that
 // have no rule; and it notes the spans. It returns false when the table is too
 // small.
-func (c *core) addInner(pace func()) bool {
+func (c *core) addInner(pace func(), leads bitmap) bool {
 	c.spans = nil
+	done := 0
 	for i, chunk := range c.records {
 		for at := 0; at < len(chunk); {
-			size, ok := c.addSomeInner(chunk[at:], c.spanAt(i, at))
+			size, ok := c.addSomeInner(chunk[at:], c.spanAt(i, at), leads, &done)
 			if !ok {
 				return false
 			}
@@ -325,7 +335,7 @@ func (c *core) addInner(pace func()) bool {
 }
 
 // addSomeInner does so for the records that the chunk begins with.
-func (c *core) addSomeInner(chunk []byte, s *span) (size int, ok bool) {
+func (c *core) addSomeInner(chunk []byte, s *span, leads bitmap, done *int) (size int, ok bool) {
 	var (
 		bufs   [ahead][maxName]byte
 		names  [ahead]string
@@ -337,7 +347,8 @@ func (c *core) addSomeInner(chunk []byte, s *span) (size int, ok bool) {
 		r, length := readRecord(chunk[size:])
 		size += length
 		s.add(c.classes[r.class].list, r.line)
-		if len(r.text) == 0 || !c.top && r.short() {
+		*done++
+		if len(r.text) == 0 || leads.n > 0 && !leads.get(*done-1) || !c.top && r.short() {
 			continue
 		}
 		name := c.endings.name(&r, bufs[n][:0])

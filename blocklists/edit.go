@@ -56,12 +56,12 @@ const maxEdits = 1 << 14
 // An overlay is how a Set differs from its base, which it shares with others. It
 // is as immutable as they are.
 type overlay struct {
-	dropped map[int]struct{}   // lists of the base that say nothing any more
-	gone    map[place]struct{} // rules of the base that say nothing any more
-	lines   map[int][]step     // where the rules of a list of the base stand now
-	added   map[Change]int     // rules that came, by their line; those of the key are 0
-	core    *core              // the same, compiled
-	counts  []int              // rules of the base that still speak, by class
+	dropped map[int]struct{}  // lists of the base that say nothing any more
+	gone    map[place]*Change // rules of the base that say nothing any more, as the key says it
+	lines   map[int][]step    // where the rules of a list of the base stand now
+	added   map[Change]int    // rules that came, by their line; those of the key are 0
+	core    *core             // the same, compiled
+	counts  []int             // rules of the base that still speak, by class
 }
 
 // A place is where a rule of a core is: the offset of its record, or its index.
@@ -134,7 +134,7 @@ func (s *Set) Edit(e Edit) (*Set, error) {
 func (o *overlay) clone() *overlay {
 	if o == nil {
 		return &overlay{
-			dropped: map[int]struct{}{}, gone: map[place]struct{}{},
+			dropped: map[int]struct{}{}, gone: map[place]*Change{},
 			lines: map[int][]step{}, added: map[Change]int{},
 		}
 	}
@@ -191,9 +191,15 @@ func (s *Set) remove(c *Change) error {
 	if !ok || o.hides(key.List, p) {
 		return fmt.Errorf("list %d, rule %s: %w", c.List, c.Rule, ErrNoRule)
 	}
-	o.gone[p] = struct{}{}
-	o.counts[class]--
+	o.hide(p, key, class)
 	return nil
+}
+
+// hide has a rule of the base say nothing any more.
+func (o *overlay) hide(p place, key Change, class uint32) {
+	key.Rule.Name, key.Rule.Path = strings.Clone(key.Rule.Name), strings.Clone(key.Rule.Path)
+	o.gone[p] = &key
+	o.counts[class]--
 }
 
 func (s *Set) add(c *Change) {
@@ -216,8 +222,7 @@ func (s *Set) add(c *Change) {
 		case now <= c.Rule.Line:
 			return
 		default:
-			o.gone[p] = struct{}{}
-			o.counts[class]--
+			o.hide(p, key, class)
 		}
 	}
 	key.Rule.Name, key.Rule.Path = strings.Clone(key.Rule.Name), strings.Clone(key.Rule.Path)

@@ -132,6 +132,7 @@ type compactor struct {
 	chunk int
 	pos   int
 	ends  []int
+	count int
 }
 
 // put writes a record and returns its offset.
@@ -144,6 +145,7 @@ func (w *compactor) put(rec []byte) uint32 {
 	copy(c[w.pos:], rec)
 	offset := uint32(w.chunk)<<chunkBits | uint32(w.pos)
 	w.pos += len(rec)
+	w.count++
 	return offset
 }
 
