@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -77,14 +78,10 @@ func (g *Gateway) carryOut(c change) {
 	} else {
 		err = g.reload(c)
 	}
-	if err == nil && g.compiled != before {
-		err = g.keep(c)
+	if g.compiled != before {
+		err = errors.Join(err, g.keep(c))
 	}
 	if c.reply != nil {
 		c.reply <- err
 	}
 }
-
-// keep is called with each policy that has come into force, and returns when it
-// outlives the process.
-func (g *Gateway) keep(change) error { return nil }

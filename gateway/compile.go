@@ -44,7 +44,8 @@ type ListStatus struct {
 type policySet struct {
 	snapshot *policy.Snapshot
 	set      *blocklists.Set
-	built    bool // and not taken over, edited or not
+	spec     policy.Spec // of the snapshot
+	built    bool        // and not taken over, edited or not
 	heap     *heapBound
 	bans     []*blocklists.Ban
 	lists    []ListStatus
@@ -107,7 +108,7 @@ func compile(cfg *config.Config, generation uint64, old *policySet) (_ *policySe
 	if err != nil {
 		return nil, err
 	}
-	return &policySet{snapshot: snapshot, set: set, built: built, heap: c.heap, bans: c.spec.Bans, lists: statuses(c.parts, c.off), parts: c.parts, off: c.off, read: c.read}, nil
+	return &policySet{snapshot: snapshot, set: set, spec: c.spec, built: built, heap: c.heap, bans: c.spec.Bans, lists: statuses(c.parts, c.off), parts: c.parts, off: c.off, read: c.read}, nil
 }
 
 // A compiler carries one compilation.

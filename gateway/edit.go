@@ -85,7 +85,7 @@ func (c *compiler) takeOver(i int, old *part) bool {
 	if now != old.read || now.absent || old.at.Sub(now.since()) < racy {
 		return false
 	}
-	p.read, p.at, p.outline, p.same = old.read, old.at, old.outline, true
+	p.read, p.at, p.outline, p.patched, p.same = old.read, old.at, old.outline, old.patched, true
 	p.status.Report, p.status.Rules, p.status.Digest = old.status.Report, old.status.Rules, old.status.Digest
 	c.read[p.status.Source] = now
 	return true

@@ -25,6 +25,7 @@ import (
 	"github.com/weir-gateway/weir/gateway/admin"
 	"github.com/weir-gateway/weir/gateway/audit"
 	"github.com/weir-gateway/weir/gateway/dnsserver"
+	"github.com/weir-gateway/weir/gateway/generation"
 	"github.com/weir-gateway/weir/gateway/policy"
 	"github.com/weir-gateway/weir/gateway/proxy"
 	"github.com/weir-gateway/weir/gateway/vpn"
@@ -66,6 +67,7 @@ type Gateway struct {
 	cfg      *config.Config
 	compiled *policySet // in force
 	watched  watcher
+	gens     generationState
 	retry    time.Time // when to try a failed reload again; zero for not
 }
 
@@ -76,11 +78,13 @@ type state struct {
 	took       time.Duration
 	lists      []ListStatus
 	cfg        *config.Config
+	change     generation.Header // what brought it
 }
 
 // reloadCounts are the results of reloads.
 type reloadCounts struct {
 	ok, failed atomic.Uint64
+	unkept     atomic.Uint64          // generations that could not be written, at each try
 	lastError  atomic.Pointer[string] // of the latest reload; nil after a good one
 	lastOK     atomic.Int64           // time of the latest success, Unix nanoseconds
 }
@@ -96,7 +100,11 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 		return nil, err
 	}
 	file := lookFile(cfg.File)
-	set, err := compile(cfg, 1, nil)
+	if err = g.openGenerations(); err != nil {
+		g.folder.close()
+		return nil, err
+	}
+	set, err := g.begin()
 	if err != nil {
 		g.folder.close()
 		return nil, err
@@ -107,8 +115,12 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 		g.close()
 		return nil, err
 	}
-	g.watched.watch(file, set.read)
+	g.watchAll(file, set)
 	settleMemory(set)
+	if err := g.keepFirst(); err != nil {
+		g.close()
+		return nil, err
+	}
 	return g, nil
 }
 
@@ -345,6 +357,10 @@ type Status struct {
 	Config     string        `json:"config"` // empty: the built-in default
 	Rules      int           `json:"rules"`
 	LastError  string        `json:"last_reload_error,omitempty"`
+	Who        string        `json:"who,omitempty"` // brought it in force
+	Why        string        `json:"why,omitempty"`
+	Kind       string        `json:"kind,omitempty"`    // of change
+	Held       uint64        `json:"held_at,omitempty"` // the generation that a rollback went to, until weir lists update
 	Lists      []ListStatus  `json:"lists"`
 }
 
@@ -354,6 +370,10 @@ func (g *Gateway) Status() Status {
 	s := Status{
 		Version: g.opts.Version, Generation: st.generation, Since: st.since, Took: st.took,
 		Config: st.cfg.File, Rules: g.store.Load().Rules(), Lists: st.lists,
+	}
+	s.Who, s.Why, s.Kind = st.change.Who, st.change.Why, st.change.Kind
+	if st.change.Held {
+		s.Held = st.change.Of
 	}
 	if e := g.counts.lastError.Load(); e != nil {
 		s.LastError = *e

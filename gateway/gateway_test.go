@@ -74,6 +74,9 @@ type fixture struct {
 	t    *testing.T
 	dir  string
 	file string
+
+	version string
+	stop    func()
 }
 
 // newFixture writes the files (weir.yml among them, with UPSTREAM for a real
@@ -86,32 +89,46 @@ func newFixture(t *testing.T, files map[string]string) *fixture {
 	for name, text := range files {
 		f.write(name, strings.ReplaceAll(text, "UPSTREAM", up))
 	}
-	load := func() (*config.Config, error) {
-		cfg, err := config.Load(f.file, bans.FS)
-		if err == nil && cfg.State == "" {
-			cfg.State = filepath.Join(f.dir, "state")
-		}
-		return cfg, err
-	}
-	cfg, err := load()
-	if err != nil {
+	f.version = "test"
+	if err := f.start(); err != nil {
 		t.Fatal(err)
 	}
-	g, err := New(cfg, Options{Version: "test", Log: slog.New(slog.DiscardHandler), Load: load})
+	t.Cleanup(func() { f.stop() })
+	return f
+}
+
+// load reads the configuration; the state is in the fixture's folder.
+func (f *fixture) load() (*config.Config, error) {
+	cfg, err := config.Load(f.file, bans.FS)
+	if err == nil && cfg.State == "" {
+		cfg.State = filepath.Join(f.dir, "state")
+	}
+	return cfg, err
+}
+
+// start runs a gateway on what the files say.
+func (f *fixture) start() error {
+	cfg, err := f.load()
 	if err != nil {
-		t.Fatal(err)
+		return err
+	}
+	g, err := New(cfg, Options{Version: f.version, Log: slog.New(slog.DiscardHandler), Load: f.load})
+	if err != nil {
+		return err
 	}
 	f.Gateway = g
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- g.Run(ctx) }()
-	t.Cleanup(func() {
+	f.stop = func() {
+		f.t.Helper()
 		cancel()
 		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
+			f.t.Errorf("Run: %v", err)
 		}
-	})
-	return f
+		done <- nil // to stop twice is to stop once
+	}
+	return nil
 }
 
 func (f *fixture) write(name, text string) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"maps"
 	"reflect"
 	"slices"
@@ -39,6 +38,7 @@ func (g *Gateway) own(ctx context.Context) error {
 	defer close(g.ended)
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
+	g.showFinished(g.compiled)
 	for {
 		select {
 		case <-ctx.Done():
@@ -56,6 +56,8 @@ func (g *Gateway) own(ctx context.Context) error {
 				g.carryOut(change{who: whoGateway, why: "file changed", kind: changeFile})
 			} else if !g.retry.IsZero() && time.Now().After(g.retry) {
 				g.carryOut(change{who: whoGateway, why: "tried again", kind: changeRetry})
+			} else if !g.gens.again.IsZero() && time.Now().After(g.gens.again) {
+				_ = g.keep(change{}) // reports how it went
 			}
 		}
 	}
@@ -63,6 +65,10 @@ func (g *Gateway) own(ctx context.Context) error {
 
 // reload is one attempt, reported once.
 func (g *Gateway) reload(c change) error {
+	if of := g.gens.hold; of != 0 && c.kind != changeUpdate {
+		g.log.Warn("change noted, not taken: a generation is held since a rollback", "why", c.why, "held", of)
+		return heldError{of}
+	}
 	began := time.Now()
 	err := g.tryReload(began)
 	g.retry = time.Time{}
@@ -70,15 +76,10 @@ func (g *Gateway) reload(c change) error {
 		if isSystem(err) {
 			g.retry = time.Now().Add(retryEvery)
 		}
-		text := err.Error()
-		g.counts.failed.Add(1)
-		level := slog.LevelError
-		if last := g.counts.lastError.Swap(&text); c.kind == changeRetry && last != nil && *last == text {
-			level = slog.LevelDebug // said once
-		}
-		g.log.Log(context.Background(), level, "reload rejected, the policy in force stays", "who", c.who, "why", c.why, "generation", g.state.Load().generation, "error", err)
+		g.failed(c, err, g.state.Load().generation)
 		return err
 	}
+	g.gens.hold = 0
 	g.counts.ok.Add(1)
 	g.counts.lastError.Store(nil)
 	st := g.state.Load()
@@ -104,7 +105,7 @@ func (g *Gateway) tryReload(began time.Time) error {
 	if err := sameListeners(g.cfg, cfg); err != nil {
 		return err
 	}
-	set, err := compile(cfg, g.state.Load().generation+1, g.compiled)
+	set, err := compile(cfg, g.next(), g.compiled)
 	if err != nil {
 		return err
 	}
@@ -127,12 +128,17 @@ func (g *Gateway) tryReload(began time.Time) error {
 		g.proxy.Recheck()
 	}
 	settleMemory(set)
+	g.showFinished(set)
+	return nil
+}
+
+// showFinished finishes the policy in force, and has the status show it.
+func (g *Gateway) showFinished(set *policySet) {
 	if set.finish() {
 		st := *g.state.Load()
 		st.lists = set.lists
 		g.state.Store(&st)
 	}
-	return nil
 }
 
 // sameListeners refuses changes that only a restart can carry out, rather than

@@ -37,10 +37,15 @@ func (s *Store) pinned(number uint64) bool {
 	return err == nil
 }
 
-// prune removes the oldest generations beyond the limits, and then the bases
+// Prune removes the oldest generations beyond the limits, and then the bases
 // that none of the others refers to. A generation goes before its base: whatever
 // is left when the process is killed here is whole.
-func (s *Store) prune() error {
+func (s *Store) Prune() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.numbers) == 0 {
+		return nil
+	}
 	refs, total := s.survey()
 	var errs []error
 	left := len(s.numbers)

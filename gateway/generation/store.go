@@ -108,8 +108,7 @@ func (s *Store) Next() uint64 {
 
 // Write writes a generation and returns when it outlives a loss of power. Its
 // set is compared with the last one: where the two share a base, that is not
-// written again. Afterwards the oldest generations go that are beyond the
-// limits. Pace may be nil; it is called all the time while much is written.
+// written again. Pace may be nil; it is called all the time while much is written.
 func (s *Store) Write(h Header, policy []byte, set *blocklists.Set, pace func()) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -136,7 +135,7 @@ func (s *Store) Write(h Header, policy []byte, set *blocklists.Set, pace func())
 	s.numbers, s.last = append(s.numbers, h.Number), max(s.last, h.Number)
 	s.files[h.Number] = fileOf{base, s.size(name(h.Number, fileEnd))}
 	s.set, s.base = set, base
-	return s.prune()
+	return nil
 }
 
 func (s *Store) path(file string) string { return filepath.Join(s.dir, file) }

@@ -48,6 +48,9 @@ func write(t testing.TB, s *Store, set *blocklists.Set) uint64 {
 	if err := s.Write(Header{Number: n, Who: "alice", Kind: "test"}, fmt.Appendf(nil, `{"n":%d}`, n), set, nil); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.Prune(); err != nil {
+		t.Fatal(err)
+	}
 	return n
 }
 
