@@ -141,6 +141,7 @@ func (m *marshaler) text(s string) {
 func (m *marshaler) class(k *class) {
 	m.number(uint64(k.list))
 	m.bytes([]byte{byte(k.kind), byte(k.action), byte(k.mode), k.priority})
+	m.text(k.data.String())
 }
 
 func (m *marshaler) prefix(p netip.Prefix) {

@@ -50,6 +50,10 @@ func (s *Set) WithEdits(edits []byte) (*Set, error) {
 	return n, nil
 }
 
+// maxData bounds one record of local data: it is text of what fits into a message
+// (RFC 1035, section 3.2.1), and an escape takes four characters.
+const maxData = 5 << 16
+
 // An unmarshaler reads numbers and texts. After the first error it reads zeros.
 type unmarshaler struct {
 	b    []byte
@@ -120,6 +124,7 @@ func (u *unmarshaler) class() class {
 	if b := u.bytes(4); b != nil {
 		k.kind, k.action, k.mode, k.priority = Kind(b[0]), Action(b[1]), Mode(b[2]), b[3]
 	}
+	k.data = MakeData(u.text(maxData))
 	if u.err == nil && (k.kind == 0 || k.kind > Target || k.action != Block && k.action != Allow) {
 		u.fail("a class of rules is none")
 	}

@@ -1,5 +1,0 @@
-//go:build !race
-
-package blocklists
-
-const underRace = false
