@@ -184,19 +184,19 @@ func (s *Set) AppendAddr(dst []Match, addr netip.Addr) []Match {
 	}
 	base := len(dst)
 	if s.base != nil {
-		dst = s.base.appendAddr(dst, base, addr, s.over)
+		dst = s.base.appendPrefix(dst, base, netip.PrefixFrom(addr, addr.BitLen()), s.over)
 	}
 	if s.over != nil && s.over.core != nil {
-		dst = s.over.core.appendAddr(dst, base, addr, nil)
+		dst = s.over.core.appendPrefix(dst, base, netip.PrefixFrom(addr, addr.BitLen()), nil)
 	}
 	return dst
 }
 
-func (c *core) appendAddr(dst []Match, base int, addr netip.Addr, over *overlay) []Match {
+func (c *core) appendPrefix(dst []Match, base int, of netip.Prefix, over *overlay) []Match {
 	if c.prefixes == nil {
 		return dst
 	}
-	for p, first := range c.prefixes.Supernets(netip.PrefixFrom(addr, addr.BitLen())) {
+	for p, first := range c.prefixes.Supernets(of) {
 		for i := first; i != 0; i = c.addrs.at(i - 1).next {
 			r := c.addrs.at(i - 1)
 			m := c.classes[r.class].match(r.line)

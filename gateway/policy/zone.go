@@ -1,0 +1,61 @@
+package policy
+
+import (
+	"iter"
+	"net/netip"
+	"time"
+)
+
+// Whoever hands the policy on to others, as a response policy zone, needs all of
+// it: what the rules stand at, and what is decided there for a whole group.
+
+// Names returns each name that a rule for names stands at, once and in no order.
+// A name is valid until the next one.
+func (s *Snapshot) Names() iter.Seq[string] { return s.spec.Set.Names() }
+
+// StandsAt reports whether a rule for names stands at that very name.
+func (s *Snapshot) StandsAt(name string) bool { return s.spec.Set.StandsAt(name) }
+
+// Prefixes returns each prefix that a rule stands at, once, in order.
+func (s *Snapshot) Prefixes() iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		var last netip.Prefix
+		for m := range s.spec.Set.Prefixes() {
+			if m.Rule.Prefix == last {
+				continue
+			}
+			if last = m.Rule.Prefix; !yield(last) {
+				return
+			}
+		}
+	}
+}
+
+// Prefix judges the addresses of a prefix of which no rule for a longer prefix
+// speaks. What IPv4 addresses they embed does not count.
+func (s *Snapshot) Prefix(sub Subject, p netip.Prefix, now time.Time) (v Verdict) {
+	s.judge(&v, sub, s.spec.Set.AppendPrefix(nil, p), now)
+	return v
+}
+
+// ForGroup returns a snapshot that judges whom it knows nothing of as s judges
+// the group at that time, without the exemptions of single devices; false for a
+// group that is not there.
+func (s *Snapshot) ForGroup(name string, now time.Time) (*Snapshot, bool) {
+	for i, g := range s.spec.Groups {
+		if g.Name != name {
+			continue
+		}
+		of := &Snapshot{id: snapshots.Add(1), spec: s.spec, allBans: s.newMask(), wide: s.wide, mirrors: s.mirrors}
+		of.spec.Groups, of.spec.Exemptions = nil, nil
+		of.exempt = make([]exemptions, len(s.spec.Bans))
+		of.cache = newMatchCache(0)
+		for b := range s.spec.Bans {
+			if s.masks[i].has(b) && s.exempt[b].live(Subject{}, name, now) == nil {
+				of.allBans.add(b)
+			}
+		}
+		return of, true
+	}
+	return nil, false
+}
