@@ -29,6 +29,7 @@ type Config struct {
 	Transparent Transparent
 	QUIC        QUIC
 	VPN         VPN
+	RPZ         RPZ
 	Bans        []blocklists.Ban
 	Allow       []blocklists.Rule // the operator's allow rules; Line is the line in File
 	Protected   []blocklists.Rule // further protected names, beside the built-in ones

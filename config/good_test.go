@@ -79,6 +79,7 @@ func withoutBans() Config {
 			Divert: DivertRedirect, Management: prefixes(), Internal: prefixes(),
 			TCP: VPNTCP{Inspect: Ports{0}, Direct: Ports{}}, UDP: VPNUDP{Direct: Ports{123}}, Peers: "block",
 		},
+		RPZ:   RPZ{Listen: addrs(), Keys: []TSIGKey{}, AllowTransfer: prefixes(), Notify: []Secondary{}},
 		Allow: []blocklists.Rule{}, Protected: []blocklists.Rule{},
 		Groups: []Group{}, Exemptions: []Exemption{},
 		Admin: Admin{Listen: netip.MustParseAddrPort("127.0.0.1:8053"), Tokens: []AdminToken{}, Approvers: []uint32{}, TLS: AdminTLS{Clients: []AdminClient{}}},
@@ -196,6 +197,15 @@ func TestFull(t *testing.T) {
 			Management: prefixes("192.0.2.0/28"), Internal: prefixes("10.30.0.0/16"),
 			TCP: VPNTCP{Inspect: Ports{0}, Direct: Ports{22, 25, 587, 993}}, UDP: VPNUDP{Direct: Ports{123, 3478, 3479}},
 			Peers: "block", WireGuard: true,
+		},
+		RPZ: RPZ{
+			Listen: addrs("192.0.2.1:5354"), Zone: "policy.example.org", Group: "lab",
+			Keys:          []TSIGKey{{"xfr.example.org", "hmac-sha256", filepath.Join(dir, "keys", "xfr.key")}},
+			AllowTransfer: prefixes("192.0.2.0/28"), UnsignedLoopback: true,
+			Notify: []Secondary{
+				{Address: netip.MustParseAddrPort("192.0.2.2:53")},
+				{netip.MustParseAddrPort("192.0.2.3:5300"), "xfr.example.org"},
+			},
 		},
 		Bans: []blocklists.Ban{def.Bans[0], def.Bans[1], tiktok, def.Bans[3], {
 			ID:           "example",

@@ -107,6 +107,7 @@ func (d *decoder) config(c *Config, skip func(key string) bool) {
 		"transparent": func(v value) { v.transparent(&c.Transparent) },
 		"quic":        func(v value) { v.quic(&c.QUIC) },
 		"vpn":         func(v value) { v.vpn(&c.VPN) },
+		"rpz":         func(v value) { v.rpz(&c.RPZ) },
 		"bans":        set(&c.Bans, listOf(value.banEntry)),
 		"allow":       set(&c.Allow, listOf(value.allowRule)),
 		"protected":   set(&c.Protected, listOf(value.allowRule)),
@@ -147,6 +148,7 @@ func (d *decoder) check(c *Config) {
 	d.checkLimits(&c.DNS.Limits)
 	d.checkVPN(c)
 	d.checkAdmin(c)
+	d.checkRPZ(c)
 	d.checkBans(c)
 	d.checkRules("allow", c.Allow)
 	d.checkRules("protected", c.Protected)

@@ -61,6 +61,9 @@ func (d *decoder) checkListeners(c *Config) {
 	for i, a := range c.Transparent.Listen {
 		all = append(all, listener{a, []any{"transparent", "listen", i}})
 	}
+	for i, a := range c.RPZ.Listen {
+		all = append(all, listener{a, []any{"rpz", "listen", i}})
+	}
 	all = append(all, listener{c.Admin.Listen, []any{"admin", "listen"}})
 	byPort := make(map[uint16][]listener)
 	for _, l := range all {

@@ -28,6 +28,7 @@ import (
 	"github.com/weir-gateway/weir/gateway/generation"
 	"github.com/weir-gateway/weir/gateway/policy"
 	"github.com/weir-gateway/weir/gateway/proxy"
+	"github.com/weir-gateway/weir/gateway/rpz"
 	"github.com/weir-gateway/weir/gateway/vpn"
 )
 
@@ -55,6 +56,7 @@ type Gateway struct {
 	proxy    *proxy.Server     // nil for none
 	admin    *admin.Server     // nil for none
 	vpn      *vpn.Keeper       // nil for none
+	zone     *rpz.Server       // nil for none
 	folder   *stateDir         // nil for none
 	changes  chan change
 	ended    chan struct{} // closed when no change is carried out any more
@@ -135,6 +137,7 @@ func (g *Gateway) publish(set *policySet, began time.Time) {
 	})
 	g.counts.lastOK.Store(now.UnixNano())
 	g.vpn.Wake()
+	g.zone.Publish(set.snapshot)
 	for _, l := range set.lists {
 		// Such a list is often one of another dialect that happens to give a few rules.
 		if r := l.Report; r != nil && r.SkippedLines > r.RuleLines {
@@ -171,6 +174,9 @@ func (g *Gateway) bind() error {
 		if err != nil {
 			return listenError("dns.listen", err)
 		}
+	}
+	if err := g.bindZone(); err != nil {
+		return err
 	}
 	if err := g.listenAdmin(); err != nil {
 		return listenError("admin.listen", err)
@@ -221,7 +227,7 @@ func (g *Gateway) ownAddrs() []netip.AddrPort {
 	if addr := g.AdminAddr(); addr.IsValid() {
 		addrs = append(addrs, addr)
 	}
-	return addrs
+	return append(addrs, g.RPZAddrs()...)
 }
 
 // DNSAddrs returns where the DNS plane listens.
@@ -248,6 +254,14 @@ func (g *Gateway) TransparentAddrs() []netip.AddrPort {
 	return g.proxy.TransparentAddrs()
 }
 
+// RPZAddrs returns where the policy is served as a response policy zone.
+func (g *Gateway) RPZAddrs() []netip.AddrPort {
+	if g.zone == nil {
+		return nil
+	}
+	return g.zone.Addrs()
+}
+
 // AdminAddr returns where the admin listener is, invalid for none.
 func (g *Gateway) AdminAddr() netip.AddrPort {
 	if g.admin == nil {
@@ -263,7 +277,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
-	errs := make(chan error, 4)
+	errs := make(chan error, 6)
 	start := func(serve func(context.Context) error) {
 		wg.Go(func() {
 			if err := serve(ctx); err != nil {
@@ -281,6 +295,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	if g.vpn != nil {
 		start(g.vpn.Run)
+	}
+	if g.zone != nil {
+		start(g.zone.Serve)
 	}
 	// The admin listener goes last, so that monitors see the draining.
 	adminCtx, adminStop := context.WithCancel(context.WithoutCancel(ctx))
@@ -315,7 +332,7 @@ func (g *Gateway) announce() {
 		bans = append(bans, b.ID)
 	}
 	g.log.Info("ready", "version", g.opts.Version, "dns", g.DNSAddrs(), "proxy", g.ProxyAddrs(), "transparent", g.TransparentAddrs(),
-		"admin", g.AdminAddr(), "generation", st.generation, "bans", bans, "rules", g.store.Load().Rules())
+		"admin", g.AdminAddr(), "rpz", g.RPZAddrs(), "generation", st.generation, "bans", bans, "rules", g.store.Load().Rules())
 }
 
 // close releases what New made; what Run has served is closed already.
@@ -328,6 +345,9 @@ func (g *Gateway) close() {
 	}
 	if g.admin != nil {
 		_ = g.admin.Close()
+	}
+	if g.zone != nil {
+		_ = g.zone.Close()
 	}
 	g.resolver.close()
 	if g.audit != nil {

@@ -35,6 +35,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	e := emitter{ch}
 	c.policy(e)
 	c.planes(e)
+	c.zone(e)
 	if c.g.audit != nil {
 		st := c.g.audit.Stats()
 		e.counter("weir_audit_records_total", "Audit records by fate.", float64(st.Written), "fate", "written")

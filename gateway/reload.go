@@ -157,6 +157,7 @@ func sameListeners(old, next *config.Config) error {
 	check("transparent.listen", slices.Equal(old.Transparent.Listen, next.Transparent.Listen))
 	check("quic", slices.Equal(quicListen(old), quicListen(next)))
 	check("vpn.interface", old.VPN.Interface == next.VPN.Interface)
+	check("rpz", reflect.DeepEqual(old.RPZ, next.RPZ))
 	check("admin.listen", old.Admin.Listen == next.Admin.Listen)
 	check("admin.tls", sameTLS(&old.Admin.TLS, &next.Admin.TLS))
 	check("audit.file", old.Audit.File == next.Audit.File)

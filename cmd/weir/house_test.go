@@ -42,6 +42,7 @@ var floors = map[string]int{
 	"gateway/prove":      2,
 	"gateway/dnsserver":  3,
 	"gateway/proxy":      3,
+	"gateway/rpz":        3,
 	"gateway/admin":      3,
 	"gateway":            4,
 	"cmd/weir":           5,
