@@ -504,3 +504,26 @@ func TestParseZone(t *testing.T) {
 		}
 	}
 }
+
+// TestZoneManyIncrements: a thousand increments come as one change.
+func TestZoneManyIncrements(t *testing.T) {
+	p := newPrimary(t)
+	p.say(dns.TypeSOA, says("SOA 1007")...)
+	answer := []message{{text: "SOA 1007"}}
+	for i := 7; i < 1007; i++ {
+		answer = append(answer, message{text: fmt.Sprintf("SOA %d; n%d CNAME .; SOA %d; n%d CNAME .; x%d CNAME *.", i, i, i+1, i+1, i%10)})
+		if i >= 17 { // what came ten increments ago goes
+			answer[len(answer)-1].text = fmt.Sprintf("SOA %d; n%d CNAME .; x%d CNAME *.; SOA %d; n%d CNAME .; x%d CNAME *.", i, i, i%10, i+1, i+1, i%10)
+		}
+	}
+	answer = append(answer, message{text: "SOA 1007"})
+	p.say(dns.TypeIXFR, answer...)
+	u, got, err := p.fetch(nil, "SOA 7; a CNAME .; n7 CNAME .", nil)
+	want := "SOA 1007; a CNAME .; n1007 CNAME ."
+	for i := range 10 {
+		want += fmt.Sprintf("; x%d CNAME *.", i)
+	}
+	if err != nil || got != want || u.Serial != 1007 {
+		t.Errorf("got %q, %+v, %v, want %q", got, u, err, want)
+	}
+}
