@@ -31,6 +31,13 @@ type pacer struct {
 
 func (p *pacer) begin() { p.end = time.Now().Add(patience) }
 
+// newPace returns the step of a pacer of its own.
+func newPace() func() {
+	p := new(pacer)
+	p.begin()
+	return p.step
+}
+
 // step is pause for what takes much less time than a look at the clock.
 func (p *pacer) step() {
 	if p.steps++; p.steps%paceSteps == 0 {

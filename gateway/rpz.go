@@ -25,7 +25,7 @@ func (g *Gateway) bindZone() error {
 	}
 	opts := rpz.Options{
 		Listen: c.Listen, Zone: c.Zone, Group: c.Group, Keys: keys, Allow: c.AllowTransfer,
-		UnsignedLoopback: c.UnsignedLoopback, Log: g.log,
+		UnsignedLoopback: c.UnsignedLoopback, Pace: newPace, Log: g.log,
 	}
 	for _, s := range c.Notify {
 		opts.Notify = append(opts.Notify, rpz.Peer{Addr: s.Address, Key: s.Key})

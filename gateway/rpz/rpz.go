@@ -38,7 +38,10 @@ type Options struct {
 	// Notified, if it is set, is told that the primary of another zone, which it
 	// knows by that address, has a new version. It reports whether it cares.
 	Notified func(zone string, from netip.Addr, key string) bool
-	Log      *slog.Logger
+	// Pace, if it is set, gives for each walk through the policy what is called at
+	// each name: whoever shares a processor with others can let them have it.
+	Pace func() func()
+	Log  *slog.Logger
 }
 
 // A Peer is a secondary that is told of changes.
@@ -239,7 +242,7 @@ func (s *Server) publish(p *policy.Snapshot, now time.Time) {
 	}
 	// A name of so many characters has two octets more; the zone's is here with
 	// its final dot, which stands for its root label.
-	z := view{policy: p, at: now, room: maxName - len(s.zone)}
+	z := view{policy: p, at: now, room: maxName - len(s.zone), pace: s.opts.Pace}
 	next, d := last.next(z, serial)
 	switch {
 	case d != nil:

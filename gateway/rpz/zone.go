@@ -64,7 +64,8 @@ func (a action) size() int {
 type view struct {
 	policy *policy.Snapshot
 	at     time.Time
-	room   int // octets of the longest owner that fits before the zone's name
+	room   int           // characters of the longest owner that fits before the zone's name
+	pace   func() func() // nil for none, see Options
 }
 
 // anyUnder is the label of names that no rule stands at.
@@ -80,7 +81,12 @@ const anyUnder = "*."
 // 2.2.2), and others do not.
 func (z *view) walk(yield func(owner string, a action) bool) (unfit int) {
 	w := walker{view: z, between: make(map[string]struct{}), yield: yield}
+	pause := func() {}
+	if z.pace != nil {
+		pause = z.pace()
+	}
 	for name := range z.policy.Names() {
+		pause()
 		if !w.name(name) || !w.above(name) {
 			return w.unfit
 		}
