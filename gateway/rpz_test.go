@@ -248,7 +248,9 @@ func TestEnginesFollow(t *testing.T) {
 			until(t, "a new version", func() bool { return f.zone.Counts().Serial != before.Serial })
 		}
 		for _, e := range all {
-			until(t, fmt.Sprintf("%s in round %d", e.name, round), func() bool { return strings.HasPrefix(reply(e.addr, fmt.Sprintf("mark-%d.example", round)), "NXDOMAIN") })
+			until(t, fmt.Sprintf("%s in round %d", e.name, round), func() bool {
+				return strings.HasPrefix(reply(e.addr, fmt.Sprintf("mark-%d.example", round)), "NXDOMAIN")
+			})
 		}
 		names := neighbours(f.Gateway)
 		for _, name := range names {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/miekg/dns"
@@ -37,12 +38,15 @@ func (s *Server) ns() dns.RR {
 
 // cnames are what actions without addresses are said by.
 var cnames = map[blocklists.Mode]string{
-	blocklists.NXDOMAIN: ".", blocklists.NODATA: "*.", blocklists.Drop: "rpz-drop.",
+	blocklists.NXDOMAIN: ".", blocklists.NODATA: "*.", blocklists.Drop: "rpz-drop.", blocklists.TCPOnly: "rpz-tcp-only.",
 }
 
 // appendRecords appends the records of an action.
 func (s *Server) appendRecords(dst []dns.RR, owner string, a action) []dns.RR {
 	name := owner + "." + s.zone
+	if a.mode == blocklists.LocalData {
+		return s.appendData(dst, name, a.data)
+	}
 	if a.mode != blocklists.Addresses {
 		target := cnames[a.mode]
 		if a.pass {
@@ -55,6 +59,16 @@ func (s *Server) appendRecords(dst []dns.RR, owner string, a action) []dns.RR {
 	}
 	if a.ipv6.IsValid() {
 		dst = append(dst, &dns.AAAA{Hdr: s.header(name, dns.TypeAAAA), AAAA: a.ipv6.AsSlice()})
+	}
+	return dst
+}
+
+// appendData appends records of local data, which were read once already.
+func (s *Server) appendData(dst []dns.RR, name, data string) []dns.RR {
+	for line := range strings.Lines(data) {
+		if rr, err := dns.NewRR(name + " " + line); err == nil && rr != nil {
+			dst = append(dst, rr)
+		}
 	}
 	return dst
 }
@@ -178,7 +192,7 @@ var errLate = errors.New("the transfer took too long, or the server stops")
 
 func (w *writer) entry(owner string, a action) {
 	w.rrs = w.server.appendRecords(w.rrs, owner, a)
-	w.grown(a.size() * (len(owner) + len(w.server.zone) + 32))
+	w.grown(a.size()*(len(owner)+len(w.server.zone)+32) + len(a.data))
 }
 
 func (w *writer) add(rr dns.RR) {

@@ -18,14 +18,19 @@ type action struct {
 	pass       bool // rpz-passthru
 	mode       blocklists.Mode
 	ipv4, ipv6 netip.Addr
+	data       string // records of local data, one a line, without their owner
 }
 
 // actionOf is how a verdict is said in a zone. What the gateway lets through
 // because nothing speaks against it, or not yet, the zone does not mention.
-func actionOf(v *policy.Verdict) action {
+func (z *view) actionOf(v *policy.Verdict) action {
 	switch {
+	case v.Blocked() && v.Answer.Mode == blocklists.LocalData:
+		return action{mode: blocklists.LocalData, data: strings.Join(z.policy.LocalData(v), "\n")}
 	case v.Blocked():
 		return blocked(v.Answer)
+	case v.Reason == policy.ReasonTCPOnly:
+		return action{mode: blocklists.TCPOnly}
 	case v.Reason == policy.ReasonOperator || v.Reason == policy.ReasonProtected || v.Reason == policy.ReasonListAllow:
 		return action{pass: true}
 	}
@@ -47,6 +52,9 @@ func blocked(a blocklists.Answer) action {
 
 // size is how many records say the action.
 func (a action) size() int {
+	if a.mode == blocklists.LocalData {
+		return strings.Count(a.data, "\n") + 1
+	}
 	if a.mode != blocklists.Addresses {
 		return 1
 	}
@@ -93,7 +101,7 @@ func (z *view) walk(yield func(owner string, a action) bool) (unfit int) {
 	}
 	for p := range z.policy.Prefixes() {
 		v := z.policy.Prefix(policy.Subject{}, p, z.at)
-		if a := actionOf(&v); a != (action{}) && !w.give(prefixOwner(p), a) {
+		if a := z.actionOf(&v); a != (action{}) && !w.give(prefixOwner(p), a) {
 			return w.unfit
 		}
 	}
@@ -114,7 +122,7 @@ func (w *walker) name(name string) bool {
 	under := string(w.buf)
 	for _, owner := range [...]string{name, under} {
 		v := w.policy.Name(policy.Subject{}, owner, w.at)
-		a := actionOf(&v)
+		a := w.actionOf(&v)
 		if a == (action{}) {
 			continue
 		}

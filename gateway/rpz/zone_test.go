@@ -4,11 +4,15 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"github.com/weir-gateway/weir/blocklists"
+	"github.com/weir-gateway/weir/blocklists/parse"
 	"github.com/weir-gateway/weir/gateway/policy"
 )
 
@@ -247,6 +251,45 @@ func TestZoneAgainstPolicy(t *testing.T) {
 	}
 	if said < 1000 {
 		t.Errorf("only %d blocks: the dice test nothing", said)
+	}
+}
+
+// TestZoneOfAZone: what came from a response policy zone is said as it was.
+func TestZoneOfAZone(t *testing.T) {
+	var b blocklists.Builder
+	report, err := parse.Load(parse.RPZ, strings.NewReader(`$TTL 60
+@ SOA ns.example. root.example. 1 1 1 1 1
+tcp.example CNAME rpz-tcp-only.
+pass.example CNAME rpz-passthru.
+drop.example CNAME rpz-drop.
+data.example A 192.0.2.1
+data.example TXT "a b" "c"
+*.data.example CNAME garden.example.
+`), parse.Limits{}, func(r blocklists.Rule) error { return b.Add(0, r) })
+	if err != nil || report.SkippedLines > 0 {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	p, err := policy.NewSnapshot(policy.Spec{
+		Set: b.Build(), Bans: []*blocklists.Ban{{ID: "a"}}, Lists: []policy.List{{Name: "a", Role: policy.RoleBan}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, func(o *Options) { o.UnsignedLoopback = true })
+	s.Publish(p)
+	eventually(t, "a version", func() bool { return s.Counts().Serial != 0 })
+	got, err := ask(t, s, nil, question(dns.TypeAXFR, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = got[2 : len(got)-1]
+	slices.Sort(got)
+	want := []string{
+		"*.data.example.$ CNAME garden.example.", "data.example.$ A 192.0.2.1", `data.example.$ TXT "a b" "c"`,
+		"drop.example.$ CNAME rpz-drop.", "pass.example.$ CNAME rpz-passthru.", "tcp.example.$ CNAME rpz-tcp-only.",
+	}
+	if !slices.Equal(got, want) || s.Counts().Records != len(want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
