@@ -63,6 +63,7 @@ type Gateway struct {
 	state    atomic.Pointer[state]
 	stopping atomic.Bool
 	counts   reloadCounts
+	diffing  sync.Mutex // one Diff at a time
 	metrics  *prometheus.Registry
 
 	// Owned by the goroutine of own.

@@ -66,6 +66,8 @@ func (c collector) policy(e emitter) {
 	}
 	e.counter("weir_reloads_total", "Reloads by result.", float64(g.counts.ok.Load()), "result", "success")
 	e.counter("weir_reloads_total", "Reloads by result.", float64(g.counts.failed.Load()), "result", "failure")
+	e.counter("weir_generation_write_failures_total", "Policies in force that could not be written to disk, at each try.", float64(g.counts.unkept.Load()))
+	e.gauge("weir_policy_held", "The generation that a rollback went back to and that is held, 0 for none.", float64(g.Status().Held))
 	ok := 1.0
 	if g.counts.lastError.Load() != nil {
 		ok = 0

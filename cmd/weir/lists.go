@@ -27,9 +27,9 @@ import (
 func listsCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "lists",
-		Usage:  "look at lists",
+		Usage:  "look at lists, and at what was in force when; go back to it",
 		Action: noSuchCommand,
-		Subcommands: []*cli.Command{
+		Subcommands: append([]*cli.Command{
 			{
 				Name:  "status",
 				Usage: "show the lists of a configuration, and what a running gateway has in force",
@@ -52,7 +52,7 @@ func listsCommand() *cli.Command {
 				},
 				Action: listsLint,
 			},
-		},
+		}, generationCommands()...),
 	}
 }
 
@@ -237,6 +237,9 @@ func listsStatus(c *cli.Context) error {
 	}
 	r := st.Running
 	_, err = fmt.Fprintf(c.App.Writer, "running: generation %d since %s, %d rules\n", r.Generation, r.Since.Format(time.RFC3339), r.Rules)
+	if err == nil && r.Held != 0 {
+		_, err = fmt.Fprintf(c.App.Writer, "held as generation %d was, since a rollback; weir lists update takes files again\n", r.Held)
+	}
 	if err == nil && r.LastError != "" {
 		_, err = fmt.Fprintf(c.App.Writer, "the latest reload was rejected: %s\n", r.LastError)
 	}
