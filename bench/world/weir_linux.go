@@ -24,6 +24,7 @@ func (w *World) Serve(program, configuration string) *Process {
 	w.tb.Helper()
 	p := &Process{cmd: exec.Command(program, "serve", "--config", w.File("weir.yml", configuration)), done: make(chan error, 1)}
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
+	p.cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+filepath.Join(w.Dir, "cache")) // the state of other tests is none of its business
 	if err := w.Gateway.Start(p.cmd); err != nil {
 		w.tb.Fatal(err)
 	}

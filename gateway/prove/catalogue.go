@@ -72,10 +72,11 @@ var ways = []Route{
 	{ID: "unknown", Tries: "what does not say where it goes on the web's ports: no TLS, no HTTP, no server name", Trap: "tunnels", Closed: isCut, Open: isReached, each: unknownProtocol},
 	{ID: "udp-tunnel", Tries: "UDP of VPN protocols: IKE, OpenVPN, WireGuard", Trap: "VPN apps, Kaspersky's among them", Closed: "prohibited", Open: "an answer", each: udpTunnels},
 	{ID: "ip-tunnel", Tries: "ESP, GRE and 6in4, as root", Trap: "VPN clients of the system", Closed: "prohibited", Open: "an answer", each: ipTunnels},
+	{ID: "ping-tunnel", Tries: "data inside large echo requests", Trap: "tunnel apps", Closed: "prohibited, or silence", Open: "an echo", each: bigPings},
 	{ID: "gateway-admin", Tries: "what of the gateway is not for devices", Trap: "anyone", Closed: "no connection", Open: "a connection", each: adminPorts},
 	{ID: "fronting", Tries: "a banned Host inside TLS for an allowed server name that has both certificates", Untried: Beyond, Why: "inside TLS nobody sees it without decryption"},
 	{ID: "ech-shared", Tries: "a real encrypted ClientHello to an address that many sites share", Untried: Beyond, Why: "the outer name is the provider's; without keys in DNS answers devices do not do it"},
-	{ID: "icmp-tunnel", Tries: "data inside echo requests", Untried: Beyond, Why: "echo is let through, small and slow; see the packet filter's counters"},
+	{ID: "icmp-tunnel", Tries: "data inside small echo requests", Untried: Beyond, Why: "echo is let through, small and slow; see the packet filter's counters"},
 	{ID: "before-ban", Tries: "a tunnel that was open before the ban", Untried: NotTried, Why: "needs an operator who sets the ban meanwhile"},
 }
 

@@ -189,16 +189,22 @@ func (q *quicSide) all() []*quicPath {
 // not wait for it: the end of a connection cannot be seen.
 const quicQuiet = time.Second
 
-// stopQUIC ends receiving, and all on which nothing goes on. What is carried is
-// a flow like all others.
+// stopQUIC ends receiving, and what is carried as soon as nothing goes on there:
+// a shutdown waits for it as for all other flows, and ends what is left.
 func (s *Server) stopQUIC() {
-	for _, l := range s.quic.listeners {
+	q := &s.quic
+	for _, l := range q.listeners {
 		_ = l.Close()
 	}
-	for _, p := range s.quic.all() {
-		p.abandon()
-		if time.Since(time.Unix(0, p.last.Load())) > quicQuiet {
-			p.end(endDrained)
+	s.diverting.running.Go(func() {
+		for paths := q.all(); len(paths) > 0; paths = q.all() {
+			for _, p := range paths {
+				p.abandon()
+				if time.Since(time.Unix(0, p.last.Load())) > quicQuiet {
+					p.end(endDrained)
+				}
+			}
+			time.Sleep(quicQuiet / 10)
 		}
-	}
+	})
 }
