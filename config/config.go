@@ -70,6 +70,9 @@ type DNS struct {
 	Blocked   blocklists.Answer // how blocked questions are answered
 	Cache     Cache
 	Cookies   Cookies
+	Hosts     string   // a hosts file; empty: none
+	Records   []string // in the syntax of zone files, with names in full
+	Special   []string // kinds of special names that are answered here
 	Limits    Limits
 	ECH       Stripping // keys of encrypted ClientHellos in HTTPS and SVCB records
 	H3        Stripping // HTTP/3 in them; kept by default where QUIC is not refused

@@ -29,6 +29,9 @@ func (v value) dns(c *DNS) {
 		"ech":     set(&c.ECH, word(Strip, Keep)),
 		"h3":      set(&c.H3, word(Strip, Keep)),
 		"limits":  func(v value) { v.limits(&c.Limits) },
+		"hosts":   set(&c.Hosts, value.filePath),
+		"records": set(&c.Records, listOf(value.record)),
+		"special": set(&c.Special, value.specials),
 		"rebinding": func(v value) {
 			v.object(fields{"block": set(&c.Rebinding.Block, value.boolean), "allow": set(&c.Rebinding.Allow, listOf(value.suffix))})
 		},

@@ -65,6 +65,7 @@ func withoutBans() Config {
 		DNS: DNS{
 			Listen: addrs("127.0.0.1:5353"), Upstreams: []*url.URL{}, Bootstrap: addrs(),
 			Blocked: blocklists.Answer{Mode: blocklists.NXDOMAIN}, Cache: Cache{100_000}, Cookies: Cookies{Mode: CookiesAnswer},
+			Records: []string{}, Special: specialNames,
 			Limits: Limits{Exempt: prefixes(), Slip: 2}, Strategy: StrategyOrdered,
 			ECH: Strip, H3: Strip, Rebinding: Rebinding{Allow: []string{}},
 		},
@@ -172,6 +173,13 @@ func TestFull(t *testing.T) {
 			Bootstrap: addrs("192.0.2.54:53", "[2001:db8::54]:53"),
 			Blocked:   blocklists.Answer{Mode: blocklists.NXDOMAIN},
 			Cache:     Cache{200_000},
+			Hosts:     filepath.Join(dir, "lists", "hosts"),
+			Records: []string{
+				"printer.example.org.\t300\tIN\tA\t10.20.0.5",
+				"print.example.org.\t3600\tIN\tCNAME\tprinter.example.org.",
+				"*.apps.example.org.\t300\tIN\tA\t10.20.0.7",
+			},
+			Special: []string{"localhost", "invalid", "test", "onion", "home.arpa"},
 			Limits: Limits{
 				Device: Rate{500, 1000}, Network: Rate{20_000, 40_000},
 				Exempt: prefixes("192.0.2.53/32", "2001:db8:53::/64"), Slip: 2,

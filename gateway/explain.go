@@ -207,7 +207,12 @@ func (e *Explainer) ask(ctx context.Context, x *Explanation, name string) answer
 		x.Answers.Note = "not asked"
 		return nil
 	}
-	r, err := newResolver(e.cfg, nil, slog.New(slog.DiscardHandler))
+	log := slog.New(slog.DiscardHandler)
+	data, err := localData(e.cfg, log)
+	var r *resolver.Resolver
+	if err == nil {
+		r, err = newResolver(e.cfg, data, nil, log)
+	}
 	if err != nil {
 		x.Answers.Note = err.Error()
 		return nil

@@ -102,7 +102,7 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 	if g.folder, err = openState(cfg, g.log); err != nil {
 		return nil, err
 	}
-	file := lookFile(cfg.File)
+	file := withHosts(lookFile(cfg.File), cfg)
 	if err = g.openGenerations(); err != nil {
 		g.folder.close()
 		return nil, err

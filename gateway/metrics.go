@@ -215,6 +215,7 @@ func transparentMetrics(e emitter, st proxy.TransparentStats) {
 func resolverMetrics(e emitter, st resolver.Stats) {
 	e.counters("weir_resolver_cache_total", "Questions to the answer cache, by result.", "result",
 		series{"hit", st.Hits}, series{"miss", st.Misses})
+	e.counter("weir_resolver_local_total", "Questions that were answered from local data.", float64(st.Local))
 	e.gauge("weir_resolver_cache_entries", "Answers in the cache.", float64(st.Entries))
 	e.counter("weir_resolver_cache_evicted_total", "Answers that left the cache to make room.", float64(st.Evicted))
 	e.counter("weir_resolver_filtered_total", "Answers that private addresses were taken out of.", float64(st.Filtered))

@@ -105,6 +105,11 @@ func (g *Gateway) tryReload(began time.Time) error {
 	if err := sameListeners(g.cfg, cfg); err != nil {
 		return err
 	}
+	file = withHosts(file, cfg)
+	data, err := localData(cfg, g.log)
+	if err != nil {
+		return err
+	}
 	set, err := compile(cfg, g.next(), g.compiled)
 	if err != nil {
 		return err
@@ -116,6 +121,7 @@ func (g *Gateway) tryReload(began time.Time) error {
 		}
 	}
 	// Nothing below can fail.
+	g.resolver.setLocal(data)
 	g.cfg = cfg
 	g.publish(set, began)
 	if g.admin != nil {

@@ -18,6 +18,7 @@ import (
 // whole when the upstreams change.
 type liveResolver struct {
 	p       atomic.Pointer[resolver.Resolver]
+	local   atomic.Pointer[resolver.Local]
 	history resolver.History // outlives each of them
 }
 
@@ -26,22 +27,35 @@ const retire = 10 * time.Second
 
 // replace puts a resolver for the configuration in use.
 func (l *liveResolver) replace(cfg *config.Config, log *slog.Logger) error {
-	next, err := newResolver(cfg, &l.history, log)
+	data, err := localData(cfg, log)
 	if err != nil {
 		return err
 	}
+	next, err := newResolver(cfg, data, &l.history, log)
+	if err != nil {
+		return err
+	}
+	l.local.Store(data)
 	if old := l.p.Swap(next); old != nil {
 		time.AfterFunc(retire, func() { _ = old.Close() })
 	}
 	return nil
 }
 
+// setLocal puts the local data in use, if they are others.
+func (l *liveResolver) setLocal(data *resolver.Local) {
+	if !data.Equal(l.local.Load()) {
+		l.local.Store(data)
+		l.p.Load().SetLocal(data)
+	}
+}
+
 // newResolver makes a resolver that remembers in the history, nil for none.
-func newResolver(cfg *config.Config, history *resolver.History, log *slog.Logger) (*resolver.Resolver, error) {
+func newResolver(cfg *config.Config, data *resolver.Local, history *resolver.History, log *slog.Logger) (*resolver.Resolver, error) {
 	return resolver.New(resolver.Options{
 		Upstreams: cfg.DNS.Upstreams, Strategy: resolver.Strategy(cfg.DNS.Strategy), Bootstrap: cfg.DNS.Bootstrap,
 		Self: cfg.DNS.Listen, CacheEntries: cfg.DNS.Cache.Entries, Log: log,
-		Shape: shape(cfg), History: history,
+		Shape: shape(cfg), Local: data, History: history,
 	})
 }
 

@@ -71,6 +71,7 @@ type Options struct {
 	MaxInFlight int
 	TLSConfig   *tls.Config // nil: system roots. Its ServerName is not used
 	Shape       Shape
+	Local       *Local   // what is answered without asking anybody; nil: nothing
 	History     *History // remembers what was given; nil: nothing does
 	Log         *slog.Logger
 
@@ -87,7 +88,8 @@ type Resolver struct {
 	boot    *group // for host names of upstreams
 	cache   *cache // nil: none
 	shape   Shape
-	history *History // nil: none
+	local   atomic.Pointer[Local] // nil: none
+	history *History              // nil: none
 	count   counters
 
 	ctx    context.Context // of all exchanges, ended by Close
@@ -151,6 +153,7 @@ func newResolver(opts Options, now clock, port uint16) (*Resolver, error) {
 		history: opts.History,
 		calls:   make(map[callKey]*call),
 	}
+	r.local.Store(opts.Local)
 	r.id = epochs.Add(1)
 	r.epoch.Store(r.id)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
@@ -212,6 +215,11 @@ func (r *Resolver) Cached(q *dns.Msg) *Answer {
 }
 
 func (r *Resolver) cached(k key) *Answer {
+	if a := r.local.Load().answer(k, r.now); a != nil {
+		r.count.local.Add(1)
+		r.history.add(a, r.now())
+		return a
+	}
 	a := r.cache.get(k.cacheKey(), r.now())
 	if a != nil {
 		r.count.hits.Add(1)
@@ -300,6 +308,13 @@ func (r *Resolver) exchange(ck callKey, c *call) {
 	delete(r.calls, ck)
 	r.mu.Unlock()
 	close(c.done)
+}
+
+// SetLocal puts other local data in place. What was known before is forgotten:
+// a name may be local now that was not.
+func (r *Resolver) SetLocal(l *Local) {
+	r.local.Store(l)
+	r.Flush()
 }
 
 // Flush empties the cache. Exchanges under way end for those who wait for them

@@ -8,6 +8,7 @@ import (
 // counters are what the parts of a Resolver count, each where it happens.
 type counters struct {
 	hits, misses, coalesced, busy, failed, evicted, filtered atomic.Uint64
+	local                                                    atomic.Uint64
 	mismatched, malformed, truncated                         atomic.Uint64
 }
 
@@ -23,6 +24,7 @@ type Stats struct {
 	Malformed  uint64 // responses that could not be read
 	Filtered   uint64 // answers that private addresses were taken out of
 	Truncated  uint64 // UDP responses that were asked for again over TCP
+	Local      uint64 // answers from local data
 	Entries    int    // answers in the cache
 	InFlight   int    // exchanges under way
 	HedgeWins  uint64 // second queries whose answer came first
@@ -56,7 +58,7 @@ func (r *Resolver) Stats() Stats {
 	return Stats{
 		HedgeWins: r.main.hedgeWins.Load(), Unhedged: denied,
 		Hits: c.hits.Load() + hot, Misses: c.misses.Load(), Coalesced: c.coalesced.Load(),
-		Busy: c.busy.Load(), Failed: c.failed.Load(), Evicted: c.evicted.Load(), Filtered: c.filtered.Load(),
+		Busy: c.busy.Load(), Failed: c.failed.Load(), Evicted: c.evicted.Load(), Filtered: c.filtered.Load(), Local: c.local.Load(),
 		Mismatched: c.mismatched.Load(), Malformed: c.malformed.Load(), Truncated: c.truncated.Load(),
 		Entries: r.cache.len(), InFlight: inFlight, Upstreams: r.main.stats(),
 	}
