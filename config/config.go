@@ -77,6 +77,10 @@ type DNS struct {
 	ECH       Stripping // keys of encrypted ClientHellos in HTTPS and SVCB records
 	H3        Stripping // HTTP/3 in them; kept by default where QUIC is not refused
 	Rebinding Rebinding
+	TLS       TLS       // of the encrypted listeners
+	DoT       Encrypted // DNS over TLS
+	DoH       DoH       // DNS over HTTPS
+	DoQ       Encrypted // DNS over QUIC
 }
 
 // Stripping is whether something is taken out of answers.

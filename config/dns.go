@@ -32,6 +32,10 @@ func (v value) dns(c *DNS) {
 		"hosts":   set(&c.Hosts, value.filePath),
 		"records": set(&c.Records, listOf(value.record)),
 		"special": set(&c.Special, value.specials),
+		"tls":     func(v value) { v.tls(&c.TLS) },
+		"dot":     func(v value) { v.encrypted(&c.DoT) },
+		"doh":     func(v value) { v.doh(&c.DoH) },
+		"doq":     func(v value) { v.encrypted(&c.DoQ) },
 		"rebinding": func(v value) {
 			v.object(fields{"block": set(&c.Rebinding.Block, value.boolean), "allow": set(&c.Rebinding.Allow, listOf(value.suffix))})
 		},
@@ -208,9 +212,14 @@ func (d *decoder) checkUpstreams(c *DNS) {
 	if given {
 		at.unique(len(c.Upstreams), func(i int) any { return urlText(c.Upstreams[i]) })
 	}
-	own := make(map[netip.AddrPort]bool, len(c.Listen))
+	own := make(map[netip.AddrPort]string, len(c.Listen))
+	for _, e := range c.encrypted() {
+		for _, l := range e.addrs {
+			own[l] = keyPath(e.path)
+		}
+	}
 	for _, l := range c.Listen {
-		own[l] = l.Port() != 0
+		own[l] = "dns.listen"
 	}
 	for i, u := range c.Upstreams {
 		if u == nil {
@@ -235,12 +244,17 @@ func urlText(u *url.URL) string {
 // checkLoop reports a server that is one of our own listeners. A listener on
 // all addresses has at least the loopback ones, and one on :: those of IPv4
 // too. What others it has is for the resolver to see, which knows the machine.
-func (d *decoder) checkLoop(own map[netip.AddrPort]bool, server netip.AddrPort, path ...any) {
+func (d *decoder) checkLoop(own map[netip.AddrPort]string, server netip.AddrPort, path ...any) {
 	a, port := server.Addr(), server.Port()
-	all4 := a.Is4() && own[netip.AddrPortFrom(netip.IPv4Unspecified(), port)]
-	all6 := own[netip.AddrPortFrom(netip.IPv6Unspecified(), port)]
-	if own[server] || a.IsLoopback() && (all4 || all6) {
+	key := own[server]
+	if key == "" && a.IsLoopback() {
+		key = own[netip.AddrPortFrom(netip.IPv6Unspecified(), port)]
+		if all4 := own[netip.AddrPortFrom(netip.IPv4Unspecified(), port)]; a.Is4() && all4 != "" {
+			key = all4
+		}
+	}
+	if key != "" {
 		v, _ := d.at(path...)
-		v.fail("%s is an address of dns.listen: Weir would ask itself", server)
+		v.fail("%s is an address of %s: Weir would ask itself", server, key)
 	}
 }

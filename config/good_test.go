@@ -68,6 +68,7 @@ func withoutBans() Config {
 			Records: []string{}, Special: specialNames,
 			Limits: Limits{Exempt: prefixes(), Slip: 2}, Strategy: StrategyOrdered,
 			ECH: Strip, H3: Strip, Rebinding: Rebinding{Allow: []string{}},
+			DoT: Encrypted{addrs()}, DoH: DoH{addrs(), true}, DoQ: Encrypted{addrs()},
 		},
 		Proxy: Proxy{
 			Listen: addrs("127.0.0.1:3128"), ConnectPorts: []uint16{443}, HTTPPorts: []uint16{80, 8080},
@@ -187,6 +188,10 @@ func TestFull(t *testing.T) {
 			Cookies: Cookies{CookiesAnswer, filepath.Join(dir, "cookie-secrets")},
 			ECH:     Strip, H3: Keep,
 			Rebinding: Rebinding{true, []string{"intranet.example.org"}},
+			TLS:       TLS{filepath.Join(dir, "tls/dns.pem"), filepath.Join(dir, "tls/dns.key"), filepath.Join(dir, "tls/devices.pem")},
+			DoT:       Encrypted{addrs("0.0.0.0:853", "[::]:853")},
+			DoH:       DoH{addrs("0.0.0.0:443", "[::]:443"), true},
+			DoQ:       Encrypted{addrs("0.0.0.0:853", "[::]:853")},
 		},
 		Proxy: Proxy{
 			Listen:        addrs("127.0.0.1:3128"),

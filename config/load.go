@@ -144,6 +144,7 @@ func (d *decoder) follow(c *Config) {
 // check validates what needs more than one place of the file to be seen.
 func (d *decoder) check(c *Config) {
 	d.checkListeners(c)
+	d.checkEncrypted(&c.DNS)
 	d.checkUpstreams(&c.DNS)
 	d.checkLimits(&c.DNS.Limits)
 	d.checkVPN(c)

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 func (v value) proxy(c *Proxy) {
@@ -44,40 +45,55 @@ func (v value) networks() ([]netip.Prefix, bool) {
 
 // A listener is an address of a plane and where the file gives it.
 type listener struct {
-	addr netip.AddrPort
-	path []any
+	addr     netip.AddrPort
+	path     []any
+	tcp, udp bool
 }
 
-// checkListeners reports addresses that two listeners would fight for. All
-// planes use TCP, so one list holds them all.
-func (d *decoder) checkListeners(c *Config) {
-	var all []listener
-	for i, a := range c.DNS.Listen {
-		all = append(all, listener{a, []any{"dns", "listen", i}})
-	}
-	for i, a := range c.Proxy.Listen {
-		all = append(all, listener{a, []any{"proxy", "listen", i}})
-	}
-	for i, a := range c.Transparent.Listen {
-		all = append(all, listener{a, []any{"transparent", "listen", i}})
-	}
-	for i, a := range c.RPZ.Listen {
-		all = append(all, listener{a, []any{"rpz", "listen", i}})
-	}
-	all = append(all, listener{c.Admin.Listen, []any{"admin", "listen"}})
-	byPort := make(map[uint16][]listener)
-	for _, l := range all {
-		if l.addr.IsValid() && l.addr.Port() != 0 {
-			byPort[l.addr.Port()] = append(byPort[l.addr.Port()], l)
+// listeners are all that the file has.
+func (c *Config) listeners() (all []listener) {
+	add := func(addrs []netip.AddrPort, tcp, udp bool, path ...any) {
+		for i, a := range addrs {
+			all = append(all, listener{a, append(slices.Clone(path), i), tcp, udp})
 		}
 	}
-	for _, ls := range byPort {
-		d.checkPort(ls)
+	add(c.DNS.Listen, true, true, "dns", "listen")
+	for _, e := range c.DNS.encrypted() {
+		add(e.addrs, e.tcp, e.udp, e.path...)
+	}
+	add(c.Proxy.Listen, true, false, "proxy", "listen")
+	add(c.Transparent.Listen, true, false, "transparent", "listen")
+	add(c.QUIC.Listen, false, true, "quic", "listen")
+	add(c.RPZ.Listen, true, true, "rpz", "listen")
+	return append(all, listener{c.Admin.Listen, []any{"admin", "listen"}, true, false})
+}
+
+// checkListeners reports addresses that two listeners would fight for.
+func (d *decoder) checkListeners(c *Config) {
+	type place struct {
+		port uint16
+		udp  bool
+	}
+	byPort := make(map[place][]listener)
+	for _, l := range c.listeners() {
+		if !l.addr.IsValid() || l.addr.Port() == 0 {
+			continue
+		}
+		if at := (place{l.addr.Port(), false}); l.tcp {
+			byPort[at] = append(byPort[at], l)
+		}
+		if at := (place{l.addr.Port(), true}); l.udp {
+			byPort[at] = append(byPort[at], l)
+		}
+	}
+	for at, ls := range byPort {
+		d.checkPort(ls, at.udp)
 	}
 }
 
-// checkPort compares the listeners of one port. Each is reported once.
-func (d *decoder) checkPort(ls []listener) {
+// checkPort compares the listeners of one port. Each is reported once: for UDP,
+// only what TCP has not.
+func (d *decoder) checkPort(ls []listener, udp bool) {
 	taken := make(map[netip.Addr]listener, len(ls))
 	any4, any6 := netip.IPv4Unspecified(), netip.IPv6Unspecified()
 	for _, l := range ls {
@@ -94,7 +110,9 @@ func (d *decoder) checkPort(ls []listener) {
 			other, clash = sameFamily(ls, taken, a)
 		}
 		if clash {
-			d.clash(l, other)
+			if !udp || !l.tcp || !other.tcp {
+				d.clash(l, other)
+			}
 			continue
 		}
 		taken[a] = l

@@ -57,6 +57,7 @@ type Gateway struct {
 	admin    *admin.Server     // nil for none
 	vpn      *vpn.Keeper       // nil for none
 	zone     *rpz.Server       // nil for none
+	certs    *certKeeper       // nil for none
 	folder   *stateDir         // nil for none
 	changes  chan change
 	ended    chan struct{} // closed when no change is carried out any more
@@ -162,19 +163,8 @@ func (g *Gateway) bind() error {
 	}
 	g.keepFilter()
 	var err error
-	if len(g.cfg.DNS.Listen) > 0 {
-		cookies, err := newCookies(g.cfg, g.log)
-		if err != nil {
-			return err
-		}
-		g.dns, err = dnsserver.Listen(dnsserver.Options{
-			Cookies: cookies, Limits: dnsLimits(g.cfg),
-			Listen: g.cfg.DNS.Listen, Policy: &g.store, Resolver: &g.resolver,
-			Audit: sink, Log: g.log, Drain: drain,
-		})
-		if err != nil {
-			return listenError("dns.listen", err)
-		}
+	if err := g.bindDNS(sink); err != nil {
+		return err
 	}
 	if err := g.bindZone(); err != nil {
 		return err
@@ -183,7 +173,7 @@ func (g *Gateway) bind() error {
 		return listenError("admin.listen", err)
 	}
 	if len(g.cfg.Proxy.Listen)+len(g.cfg.Transparent.Listen)+len(quicListen(g.cfg)) > 0 {
-		p, clients := g.cfg.Proxy, clientLimit(openFiles())
+		p, clients := g.cfg.Proxy, clientLimit(openFiles()-g.encryptedFiles())
 		g.proxy, err = proxy.Listen(proxy.Options{
 			Listen: p.Listen, Policy: &g.store, Resolver: &g.resolver, Audit: sink, Log: g.log,
 			ConnectPorts: p.ConnectPorts, HTTPPorts: p.HTTPPorts, AllowNetworks: p.AllowNetworks,
@@ -224,6 +214,7 @@ func (g *Gateway) ownAddrs() []netip.AddrPort {
 	addrs := slices.Concat(g.cfg.Proxy.Listen, g.cfg.Transparent.Listen)
 	if g.dns != nil {
 		addrs = append(addrs, g.dns.Addrs()...)
+		addrs = append(addrs, slices.Concat(g.dns.DoTAddrs(), g.dns.DoHAddrs())...)
 	}
 	if addr := g.AdminAddr(); addr.IsValid() {
 		addrs = append(addrs, addr)
@@ -300,6 +291,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if g.zone != nil {
 		start(g.zone.Serve)
 	}
+	if g.certs != nil {
+		start(g.certs.run)
+	}
 	// The admin listener goes last, so that monitors see the draining.
 	adminCtx, adminStop := context.WithCancel(context.WithoutCancel(ctx))
 	var adminDone sync.WaitGroup
@@ -332,7 +326,7 @@ func (g *Gateway) announce() {
 	for _, b := range st.cfg.Bans {
 		bans = append(bans, b.ID)
 	}
-	g.log.Info("ready", "version", g.opts.Version, "dns", g.DNSAddrs(), "proxy", g.ProxyAddrs(), "transparent", g.TransparentAddrs(),
+	g.log.Info("ready", "version", g.opts.Version, "dns", g.DNSAddrs(), "dot", g.DoTAddrs(), "doh", g.DoHAddrs(), "doq", g.DoQAddrs(), "proxy", g.ProxyAddrs(), "transparent", g.TransparentAddrs(),
 		"admin", g.AdminAddr(), "rpz", g.RPZAddrs(), "generation", st.generation, "bans", bans, "rules", g.store.Load().Rules())
 }
 

@@ -17,3 +17,13 @@ func clientLimit(openFiles uint64) int {
 	reserve := min(openFiles/2, descriptorReserve)
 	return int(min(max((openFiles-reserve)/descriptorsPerClient, 1), maxClients))
 }
+
+// maxEncrypted bounds the connections of one encrypted transport.
+const maxEncrypted = 32 << 10
+
+// encryptedLimit is how many connections each encrypted transport of the DNS
+// plane takes: with DoT and DoH, a half of what clientLimit shares out.
+func encryptedLimit(openFiles uint64) int {
+	reserve := min(openFiles/2, descriptorReserve)
+	return int(min(max((openFiles-reserve)/4, 1), maxEncrypted))
+}

@@ -36,6 +36,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	c.policy(e)
 	c.planes(e)
 	c.zone(e)
+	c.g.certs.metrics(e)
 	if c.g.audit != nil {
 		st := c.g.audit.Stats()
 		e.counter("weir_audit_records_total", "Audit records by fate.", float64(st.Written), "fate", "written")
@@ -156,7 +157,8 @@ func (e emitter) counters(name, help, label string, values ...series) {
 
 func dnsMetrics(e emitter, st dnsserver.Stats) {
 	e.counters("weir_dns_messages_total", "DNS messages received, by transport.", "transport",
-		series{"udp", st.UDP}, series{"tcp", st.TCP})
+		series{"udp", st.UDP}, series{"tcp", st.TCP}, series{"dot", st.DoT}, series{"doh", st.DoH},
+		series{"doh3", st.DoH3}, series{"doq", st.DoQ})
 	e.counters("weir_dns_udp_calls_total", "System calls that moved UDP messages, by direction.", "direction",
 		series{"read", st.UDPReads}, series{"write", st.UDPWrites})
 	e.counters("weir_dns_questions_total", "Questions, by the verdict that they were answered under.", "action",
@@ -179,8 +181,10 @@ func dnsMetrics(e emitter, st dnsserver.Stats) {
 		e.counter("weir_dns_replies_total", "Replies, by response code.", float64(n), "rcode", rcode)
 	}
 	e.gauge("weir_dns_inflight", "Questions that wait for the resolver.", float64(st.Inflight))
-	e.gauge("weir_dns_connections", "TCP connections that are open.", float64(st.Conns))
-	e.counter("weir_dns_connections_accepted_total", "TCP connections accepted.", float64(st.Accepted))
+	for transport, n := range map[string]int64{"tcp": st.Conns, "dot": st.ConnsDoT, "doh": st.ConnsDoH, "doh3": st.ConnsDoH3, "doq": st.ConnsDoQ} {
+		e.gauge("weir_dns_connections", "Connections that are open, by transport.", float64(n), "transport", transport)
+	}
+	e.counter("weir_dns_connections_accepted_total", "Connections accepted.", float64(st.Accepted))
 }
 
 func proxyMetrics(e emitter, st proxy.Stats) {

@@ -73,6 +73,9 @@ func checkFile(file string) (checked, error) {
 	if err == nil {
 		var e *gateway.Explainer
 		if e, err = gateway.NewExplainer(cfg); err == nil {
+			err = gateway.CheckCertificates(cfg)
+		}
+		if err == nil {
 			res.OK = true
 			for _, b := range cfg.Bans {
 				res.Bans = append(res.Bans, b.ID)

@@ -100,7 +100,11 @@ func TestDamagedPackets(t *testing.T) {
 
 		rejected := r.Stats().TCP
 		for range packets / 20 {
-			damagedConnection(t, r, rnd, all)
+			c, err := net.Dial("tcp", r.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			damagedConnection(t, c, rnd, all)
 		}
 		if got := r.Stats().TCP - rejected; got < packets/20 {
 			t.Errorf("%d messages received over TCP", got)
@@ -145,19 +149,15 @@ func checkReply(t *testing.T, p []byte) {
 
 // damagedConnection sends 20 damaged messages over one connection, which may
 // be closed on the way.
-func damagedConnection(t *testing.T, r *rig, rnd *rand.Rand, all [][]byte) {
+func damagedConnection(t *testing.T, c net.Conn, rnd *rand.Rand, all [][]byte) {
 	t.Helper()
-	c, err := net.Dial("tcp", r.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
 	defer func() { _ = c.Close() }()
 	for range 20 {
 		if _, err := c.Write(frame(mutant(rnd, all))); err != nil {
 			break
 		}
 	}
-	_ = c.(*net.TCPConn).CloseWrite()
+	_ = c.(interface{ CloseWrite() error }).CloseWrite()
 	for {
 		m := readFrame(t, c, secs(10))
 		if m == nil {

@@ -114,10 +114,41 @@ func device(a netip.Addr) netip.Prefix {
 
 func (q *question) client() netip.Addr { return q.from.Addr }
 
-// run implements task for a question of a stream: it finds the answer, and the
-// stream's writer judges and sends it.
+// An asker gets a question back when the resolver was asked. respond does not
+// wait.
+type asker interface{ respond(q *question) }
+
+// run implements task for a question of an asker, who judges and sends the
+// answer.
 func (q *question) run(e *exit) {
 	e.resolve(q)
 	e.core.stats.inflight.Add(-1)
-	q.stream.respond(q)
+	q.back.respond(q)
+}
+
+// A waiter is an asker that waits for one question.
+type waiter chan struct{}
+
+func (w waiter) respond(*question) { w <- struct{}{} }
+
+// await is reply for a goroutine that can wait. It is nil for a question that is
+// dropped, and when gone is closed before there is an answer.
+func (c *core) await(dst []byte, q *question, gone <-chan struct{}) []byte {
+	for {
+		reply, miss := c.reply(dst, q)
+		if !miss {
+			return reply
+		}
+		w := make(waiter, 1)
+		q.back = w
+		if !c.exit.take(q) {
+			q.resolved(nil, errOverload)
+			continue
+		}
+		select {
+		case <-w:
+		case <-gone: // the worker still has the question
+			return nil
+		}
+	}
 }

@@ -21,9 +21,16 @@ type transport uint8
 const (
 	udp transport = iota
 	tcp
+	dot  // RFC 7858
+	doh  // RFC 8484, over HTTP/1.1 and HTTP/2
+	doh3 // the same over HTTP/3
+	doq  // RFC 9250
+	allTransports
 )
 
-var transportNames = [...]string{"udp", "tcp"}
+var transportNames = [allTransports]string{"udp", "tcp", "dot", "doh", "doh3", "doq"}
+
+func (t transport) encrypted() bool { return t >= dot }
 
 // A question is one well-formed question on its way to its reply. One
 // goroutine at a time owns it: the reader, then a worker of the exit, then the
@@ -37,15 +44,17 @@ type question struct {
 	limit     int // the longest reply that the client takes
 	edns, do  bool
 	cookie    string // for the reply, in hexadecimal digits; empty for none
+	pad       bool   // RFC 7830: the question was padded, and so is the reply
+	keepalive bool   // RFC 7828: the client asks how long a connection may idle
 	arrived   time.Time
 	// What the resolver said; both are nil before it was asked.
 	answer  *resolver.Answer
 	err     error
 	cached  bool
 	rewrite rewrite
-	// stream is where the question goes when it has been to the exit; nil for
-	// one that came over UDP.
-	stream *stream
+	// back is where the question goes when it has been to the exit; nil for one
+	// that came over UDP.
+	back asker
 }
 
 // A core handles questions, whatever they came by.
@@ -58,7 +67,12 @@ type core struct {
 	cookies  *Cookies // nil: the option means nothing
 	blockTTL uint32
 	timeout  time.Duration
-	stats    counters
+	// endpoints are our encrypted ones, as SVCB records, and name is what we are
+	// called; none where nobody shall find them.
+	endpoints []dns.RR
+	name      string
+	idle      [allTransports]time.Duration // how long connections may idle, where clients may know
+	stats     counters
 }
 
 var (
@@ -91,6 +105,7 @@ const (
 	kindAnswer                // the answer
 	kindRewritten             // the answer to another question, behind an alias
 	kindTCPOnly               // truncated: the client comes back over TCP
+	kindEndpoints             // our own encrypted endpoints
 	kindMiss                  // not yet: the resolver must be asked
 )
 
@@ -128,6 +143,10 @@ func (c *core) decide(snap *policy.Snapshot, q *question) decision {
 		return d
 	}
 	d.Verdict = snap.Name(q.from, q.name, d.now)
+	if c.asksForUs(q) {
+		d.ours()
+		return d
+	}
 	if d.settled(q) {
 		return d
 	}
@@ -337,7 +356,7 @@ func (c *core) record(q *question, d *decision, reply []byte) {
 		if len(reply) == 0 {
 			c.stats.drop(dropMode)
 		}
-	case kindAny, kindRefused, kindNotImpl, kindSnoop, kindTCPOnly:
+	case kindAny, kindRefused, kindNotImpl, kindSnoop, kindTCPOnly, kindEndpoints:
 		c.stats.synthesized.Add(1)
 	case kindAnswer, kindRewritten:
 		if q.cached {

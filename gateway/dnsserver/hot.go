@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"github.com/weir-gateway/weir/blocklists"
 	"github.com/weir-gateway/weir/gateway/audit"
 	"github.com/weir-gateway/weir/gateway/policy"
@@ -135,8 +137,8 @@ func (h *hot) cut(dst, p []byte) []byte {
 
 // blocked answers as the verdict's mode says.
 func (h *hot) blocked(dst []byte, v *policy.Verdict) (reply []byte, leave bool) {
-	if v.Ban == nil {
-		return nil, true
+	if v.Ban == nil || h.query.Type == dns.TypeSVCB && len(h.core.endpoints) > 0 {
+		return nil, true // the latter may be a question for our own endpoints
 	}
 	b := wire.Block{
 		TTL: h.core.blockTTL, Zone: zoneLen(h.query.Name(), v.Rule.Name), Serial: uint32(v.Generation),

@@ -53,8 +53,11 @@ func (q *question) setEDNS(opt *dns.OPT) {
 		// Sizes below 512 mean 512 (RFC 6891, section 6.2.3).
 		q.limit = min(max(int(opt.UDPSize()), dns.MinMsgSize), maxUDP)
 	}
-	if q.transport == tcp {
+	if q.transport != udp {
 		q.limit = dns.MaxMsgSize
+	}
+	if opt != nil {
+		q.setOptions(opt)
 	}
 }
 
@@ -85,6 +88,8 @@ func (c *core) build(dst []byte, q *question, d *decision) []byte {
 		m := newReply(q, dns.RcodeSuccess)
 		m.Truncated = true
 		return c.pack(dst, q, m, banError(d))
+	case kindEndpoints:
+		return c.endpointsReply(dst, q)
 	case kindAny:
 		m := newReply(q, dns.RcodeSuccess)
 		m.Answer = []dns.RR{&dns.HINFO{Hdr: q.header(dns.TypeHINFO, anyTTL), Cpu: "RFC8482"}} // section 4.2
@@ -287,7 +292,7 @@ func (c *core) failure(dst []byte, q *question, rcode int, e *dns.EDNS0_EDE) []b
 // fault of the answer, becomes SERVFAIL.
 func (c *core) pack(dst []byte, q *question, m *dns.Msg, e *dns.EDNS0_EDE) []byte {
 	if q.edns {
-		m.Extra = append(m.Extra, q.opt(e))
+		m.Extra = append(m.Extra, c.opt(q, e))
 	}
 	m.Compress = true
 	room := dst[len(dst):cap(dst)]
@@ -301,12 +306,15 @@ func (c *core) pack(dst []byte, q *question, m *dns.Msg, e *dns.EDNS0_EDE) []byt
 			return nil
 		}
 	}
+	if q.pad {
+		p = pad(p, q.limit)
+	}
 	return append(dst, p...) // onto itself where it was packed into dst's room
 }
 
 // opt returns our OPT record: our size, DO copied (RFC 3225, section 3),
 // version 0, no option of the client's but the cookie.
-func (q *question) opt(e *dns.EDNS0_EDE) *dns.OPT {
+func (c *core) opt(q *question, e *dns.EDNS0_EDE) *dns.OPT {
 	o := &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT, Class: maxUDP}}
 	if q.do {
 		o.SetDo()
@@ -316,6 +324,10 @@ func (q *question) opt(e *dns.EDNS0_EDE) *dns.OPT {
 	}
 	if e != nil {
 		o.Option = append(o.Option, e)
+	}
+	if d := c.idle[q.transport]; q.keepalive && d > 0 {
+		// RFC 7828, section 3.1: in units of 100 ms.
+		o.Option = append(o.Option, &dns.EDNS0_TCP_KEEPALIVE{Code: dns.EDNS0TCPKEEPALIVE, Timeout: uint16(min(d/(100*time.Millisecond), math.MaxUint16))})
 	}
 	return o
 }

@@ -1,4 +1,4 @@
-// Package dnsserver is the DNS plane: UDP and TCP listeners, the judgement of
+// Package dnsserver is the DNS plane: listeners for UDP, TCP, DoT, DoH and DoQ, the judgement of
 // questions and of answers, and the replies that hold a banned name back.
 //
 // A message is checked as raw bytes before anything is allocated for it; its
@@ -6,7 +6,7 @@
 // link by link, under the snapshot that is in force when the reply is written.
 // What it does NOT do: decide (package policy), resolve or cache (package
 // resolver), or keep records (package audit). Handling of a question is apart
-// from the transports, so a transport only moves bytes.
+// from the allTransports, so a transport only moves bytes.
 //
 // It is a forwarder and authoritative for nothing. A question with RD=0 gets
 // the verdict of policy or what the cache has, and is REFUSED otherwise. Zone
@@ -23,6 +23,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -39,13 +40,22 @@ type Resolver interface {
 	Resolve(ctx context.Context, q *dns.Msg) (*resolver.Answer, error)
 }
 
-// Options configure a Server. Listen, Policy and Resolver are required; zero
-// means the default given, for everything else.
+// Options configure a Server. An address to listen on, Policy and Resolver are
+// required; zero means the default given, for everything else.
 type Options struct {
 	// Listen are the addresses for UDP and TCP. An address listens for its own
 	// family only, so 0.0.0.0 and [::] stand beside each other. Port 0 means any
 	// free port, the same for UDP and TCP.
-	Listen   []netip.AddrPort
+	Listen []netip.AddrPort
+	// DoT, DoH and DoQ are addresses for DNS over TLS, HTTPS and QUIC, which need
+	// Certs. HTTP3 has DoH answered over HTTP/3 too, at the same addresses.
+	DoT, DoH, DoQ []netip.AddrPort
+	HTTP3         bool
+	// Name is what devices know the resolver by; its certificate must be for it.
+	// With it the encrypted listeners are announced (RFC 9462), and a label under
+	// it can be a token of Identities.
+	Name     string
+	Certs    *Certs
 	Policy   *policy.Store
 	Resolver Resolver
 	Audit    audit.Sink   // default: audit.Discard
@@ -61,12 +71,15 @@ type Options struct {
 	Queue   int           // questions that wait for a worker; 4096
 	Timeout time.Duration // from a question's arrival to its answer, the wait for a worker included; 4.5 s
 
-	MaxTCP          int           // TCP connections in all; 1024
-	MaxTCPPerClient int           // TCP connections of one address; 64
-	MaxPipeline     int           // unanswered questions of one TCP connection; 64
-	Idle            time.Duration // how long a TCP connection without open questions is kept; 10 s
-	ReadTimeout     time.Duration // for the rest of a TCP message after its first byte; 3 s
-	WriteTimeout    time.Duration // for one reply over TCP; 3 s
+	MaxTCP           int           // TCP connections in all; 1024
+	MaxTCPPerClient  int           // connections of one address, for each transport; 64
+	MaxConns         int           // connections in all, for each encrypted transport; 4096
+	MaxPipeline      int           // unanswered questions of one TCP connection; 64
+	Idle             time.Duration // how long a TCP connection without open questions is kept; 10 s
+	IdleEncrypted    time.Duration // the same for encrypted ones, which cost more to open; 30 s
+	HandshakeTimeout time.Duration // for the whole of a handshake; 5 s
+	ReadTimeout      time.Duration // for the rest of a TCP message after its first byte; 3 s
+	WriteTimeout     time.Duration // for one reply over TCP; 3 s
 
 	// Drain bounds how long Serve waits for the questions in flight when it
 	// ends; 5 s.
@@ -85,12 +98,14 @@ type Options struct {
 
 func (o *Options) setDefaults() error {
 	switch {
-	case len(o.Listen) == 0:
+	case len(o.Listen)+len(o.DoT)+len(o.DoH)+len(o.DoQ) == 0:
 		return errors.New("dns server has no address to listen on")
 	case o.Policy == nil:
 		return errors.New("dns server has no policy store")
 	case o.Resolver == nil:
 		return errors.New("dns server has no resolver")
+	case len(o.DoT)+len(o.DoH)+len(o.DoQ) > 0 && o.Certs == nil:
+		return errNoCerts
 	}
 	if o.Audit == nil {
 		o.Audit = audit.Discard{}
@@ -106,8 +121,11 @@ func (o *Options) setDefaults() error {
 	orDefault(&o.Timeout, 4500*time.Millisecond) // stub resolvers wait 5 s; they should hear SERVFAIL, not silence
 	orDefault(&o.MaxTCP, 1024)
 	orDefault(&o.MaxTCPPerClient, 64)
+	orDefault(&o.MaxConns, 4096)
 	orDefault(&o.MaxPipeline, 64)
 	orDefault(&o.Idle, 10*time.Second)
+	orDefault(&o.IdleEncrypted, 30*time.Second)
+	orDefault(&o.HandshakeTimeout, 5*time.Second)
 	orDefault(&o.ReadTimeout, 3*time.Second)
 	orDefault(&o.WriteTimeout, 3*time.Second)
 	orDefault(&o.Drain, 5*time.Second)
@@ -122,14 +140,22 @@ func orDefault[T ~int | ~int64](v *T, d T) {
 
 // A Server owns its sockets from Listen until Serve returns or Close.
 type Server struct {
-	opts    Options
-	core    core
-	udp     []udpListener
-	tcp     []*net.TCPListener
-	streams streams
+	opts       Options
+	core       core
+	udp        []udpListener
+	tcp        []*streamListener // TCP, then DoT and DoH
+	quic       []*quicListener   // DoQ, and DoH over HTTP/3
+	web        *web              // nil: no DoH
+	streams    streams
+	doq        quicConns
+	identities atomic.Pointer[Identities]
+	places     [allTransports]places
 	// ending is closed when Serve stops reading.
 	ending  chan struct{}
 	endOnce sync.Once
+	// reading ends with it.
+	reading     context.Context
+	stopStreams context.CancelFunc
 	// life ends when the time to drain is over: waiting resolutions give up.
 	life context.Context
 	kill context.CancelFunc
@@ -143,20 +169,36 @@ func Listen(opts Options) (*Server, error) {
 	}
 	s := &Server{opts: opts, ending: make(chan struct{})}
 	s.life, s.kill = context.WithCancel(context.Background())
+	s.reading, s.stopStreams = context.WithCancel(context.Background())
 	s.core = core{
 		policy: opts.Policy, resolver: opts.Resolver, audit: opts.Audit,
 		blockTTL: uint32(opts.BlockTTL / time.Second),
 		timeout:  opts.Timeout, cookies: opts.Cookies, limits: newLimiter(&opts.Limits),
 	}
 	s.core.exit = newExit(s.life, &s.core, opts.Workers, opts.Queue, opts.MaxPerClient)
-	s.streams.init(opts.MaxTCP, opts.MaxTCPPerClient)
-	for _, a := range opts.Listen {
-		if err := s.bind(a); err != nil {
-			s.closeSockets()
-			return nil, err
-		}
+	s.core.idle[tcp], s.core.idle[dot] = opts.Idle, opts.IdleEncrypted
+	s.places[tcp].init(opts.MaxTCP, opts.MaxTCPPerClient)
+	for t := dot; t < allTransports; t++ {
+		s.places[t].init(opts.MaxConns, opts.MaxTCPPerClient)
+	}
+	if err := s.bindAll(); err != nil {
+		s.closeSockets()
+		return nil, err
 	}
 	return s, nil
+}
+
+func (s *Server) bindAll() error {
+	for _, a := range s.opts.Listen {
+		if err := s.bind(a); err != nil {
+			return err
+		}
+	}
+	if err := s.bindEncrypted(); err != nil {
+		return err
+	}
+	s.core.name, s.core.endpoints = s.opts.Name, s.designate(s.opts.Name)
+	return nil
 }
 
 // bindTries is how often port 0 is tried again when the free TCP port that was
@@ -173,7 +215,8 @@ func (s *Server) bind(a netip.AddrPort) error {
 		at := netip.AddrPortFrom(a.Addr(), l.Addr().(*net.TCPAddr).AddrPort().Port())
 		u, err := listenUDP(s, at)
 		if err == nil {
-			s.tcp, s.udp = append(s.tcp, l), append(s.udp, u)
+			s.tcp = append(s.tcp, &streamListener{TCPListener: l, transport: tcp, places: &s.places[tcp], idle: s.opts.Idle})
+			s.udp = append(s.udp, u)
 			return nil
 		}
 		_ = l.Close()
@@ -210,6 +253,9 @@ func (s *Server) Serve(ctx context.Context) error {
 	for _, l := range s.tcp {
 		s.wg.Go(func() { s.accept(l) })
 	}
+	for _, l := range s.quic {
+		s.wg.Go(func() { s.serveQUIC(l) })
+	}
 	<-ctx.Done()
 	s.drain()
 	return nil
@@ -221,11 +267,16 @@ func (s *Server) Close() error {
 	s.end()
 	s.kill()
 	s.closeSockets()
-	s.streams.closeAll()
+	s.closeConns()
 	return nil
 }
 
-func (s *Server) end() { s.endOnce.Do(func() { close(s.ending) }) }
+func (s *Server) end() {
+	s.endOnce.Do(func() {
+		close(s.ending)
+		s.stopStreams()
+	})
+}
 
 func (s *Server) isEnding() bool {
 	select {
@@ -250,7 +301,13 @@ func (s *Server) drain() {
 	for _, l := range s.tcp {
 		_ = l.Close()
 	}
+	for _, l := range s.quic {
+		l.stopReading()
+	}
 	s.streams.stopReading()
+	if s.web != nil {
+		s.wg.Go(s.web.stop)
+	}
 	done := make(chan struct{})
 	go s.quiesce(done)
 	if !wait(done, s.opts.Drain) {
@@ -258,7 +315,7 @@ func (s *Server) drain() {
 	}
 	s.kill()
 	if !wait(done, killGrace) {
-		s.streams.closeAll()
+		s.closeConns()
 	}
 	s.closeSockets()
 }
@@ -281,7 +338,18 @@ func wait(done <-chan struct{}, d time.Duration) bool {
 	}
 }
 
+func (s *Server) closeConns() {
+	s.streams.closeAll()
+	s.doq.closeAll()
+	if s.web != nil {
+		s.web.closeAll()
+	}
+}
+
 func (s *Server) closeSockets() {
+	for _, l := range s.quic {
+		l.close()
+	}
 	for _, u := range s.udp {
 		u.close()
 	}

@@ -12,7 +12,8 @@ import (
 // read one by one, so sums may be off by what is in flight.
 type Stats struct {
 	// Messages received. Each is dropped, rejected or becomes a question.
-	UDP, TCP uint64
+	UDP, TCP            uint64
+	DoT, DoH, DoH3, DoQ uint64
 	// Rejected messages were answered with an error of the protocol and no
 	// judgement: a bad header, an unknown opcode, class or EDNS version.
 	Rejected uint64
@@ -50,35 +51,45 @@ type Stats struct {
 	// Rcodes counts replies by rcode word, those that were sent at least once.
 	Rcodes map[string]uint64
 
-	Inflight int64 // questions that wait for the resolver
-	Conns    int64 // TCP connections open
-	Accepted uint64
+	Inflight int64  // questions that wait for the resolver
+	Conns    int64  // TCP connections open
+	Accepted uint64 // connections of every kind
+
+	// Connections open, by transport.
+	ConnsDoT, ConnsDoH, ConnsDoH3, ConnsDoQ int64
 }
 
 // A drop is a reason why something got no reply or was cut off.
 type drop uint8
 
 const (
-	dropShort       drop = iota // shorter than a header
-	dropResponse                // a reply, not a question
-	dropNoPort                  // from port 0, which nobody can be answered at
-	dropMode                    // a ban whose mode is drop
-	dropReadError               // the socket failed to read
-	dropWriteError              // the reply could not be sent
-	dropAcceptError             // a connection could not be accepted
-	dropConns                   // a connection beyond MaxTCP
-	dropClientConns             // a connection beyond MaxTCPPerClient
-	dropIdle                    // a connection closed because it was idle
-	dropSlow                    // a connection closed because a message took too long
-	dropFraming                 // a connection closed because of a message without length
-	dropRateDevice              // beyond what a device may ask
-	dropRateNetwork             // beyond what a network may ask
+	dropShort           drop = iota // shorter than a header
+	dropResponse                    // a reply, not a question
+	dropNoPort                      // from port 0, which nobody can be answered at
+	dropMode                        // a ban whose mode is drop
+	dropReadError                   // the socket failed to read
+	dropWriteError                  // the reply could not be sent
+	dropAcceptError                 // a connection could not be accepted
+	dropConns                       // a connection over TCP beyond MaxTCP or MaxConns
+	dropClientConns                 // a connection over TCP beyond MaxTCPPerClient
+	dropIdle                        // a connection closed because it was idle
+	dropSlow                        // a connection closed because a message took too long
+	dropFraming                     // a connection closed because of a message without length
+	dropHandshake                   // a connection over TCP with a TLS handshake that failed or took too long
+	dropRequest                     // an HTTP request without a message that can be answered
+	dropQUICConns                   // a connection over QUIC beyond MaxConns
+	dropQUICClientConns             // a connection over QUIC beyond MaxTCPPerClient
+	dropQUICSlow                    // a stream whose message took too long
+	dropQUICProtocol                // a connection closed because of an error of the DoQ protocol
+	dropRateDevice                  // beyond what a device may ask
+	dropRateNetwork                 // beyond what a network may ask
 	drops
 )
 
 var dropNames = [drops]string{
 	"short", "response", "no_port", "mode", "read_error", "write_error", "accept_error",
 	"tcp_limit", "tcp_client_limit", "tcp_idle", "tcp_slow", "tcp_framing",
+	"tls_handshake", "http_request", "quic_limit", "quic_client_limit", "quic_slow", "quic_protocol",
 	"rate_device", "rate_network",
 }
 
@@ -87,7 +98,7 @@ const rcodes = 24
 
 // counters are the Server's counters while it runs.
 type counters struct {
-	received                       [2]atomic.Uint64
+	received                       [allTransports]atomic.Uint64
 	rejected                       atomic.Uint64
 	actions                        [policy.Block + 1]atomic.Uint64 // by policy.Action
 	cached, forwarded, synthesized atomic.Uint64
@@ -98,12 +109,21 @@ type counters struct {
 	rcodes                         [rcodes + 1]atomic.Uint64
 	cookies                        [cookieStates]atomic.Uint64
 	batches                        [2]atomic.Uint64 // system calls that read and wrote UDP
-	inflight, conns                atomic.Int64
+	inflight                       atomic.Int64
+	conns                          [allTransports]atomic.Int64
 	accepted                       atomic.Uint64
 }
 
 func (c *counters) drop(d drop)    { c.dropped[d].Add(1) }
 func (c *counters) rcode(code int) { c.rcodes[min(uint(code), rcodes)].Add(1) }
+
+// opened and closed count a connection.
+func (c *counters) opened(t transport) {
+	c.accepted.Add(1)
+	c.conns[t].Add(1)
+}
+
+func (c *counters) closed(t transport) { c.conns[t].Add(-1) }
 
 // Stats returns the counters.
 func (s *Server) Stats() Stats {
@@ -124,7 +144,8 @@ func (s *Server) Stats() Stats {
 // write to the same memory.
 func (c *counters) addTo(st *Stats) {
 	for to, n := range map[*uint64]*atomic.Uint64{
-		&st.UDP: &c.received[udp], &st.TCP: &c.received[tcp], &st.Rejected: &c.rejected,
+		&st.UDP: &c.received[udp], &st.TCP: &c.received[tcp],
+		&st.DoT: &c.received[dot], &st.DoH: &c.received[doh], &st.DoH3: &c.received[doh3], &st.DoQ: &c.received[doq], &st.Rejected: &c.rejected,
 		&st.Undecided: &c.actions[policy.Undecided], &st.Allowed: &c.actions[policy.Allow],
 		&st.Reported: &c.actions[policy.Report], &st.Blocked: &c.actions[policy.Block],
 		&st.Cached: &c.cached, &st.Forwarded: &c.forwarded, &st.Synthesized: &c.synthesized,
@@ -137,7 +158,9 @@ func (c *counters) addTo(st *Stats) {
 		*to += n.Load()
 	}
 	st.Inflight += c.inflight.Load()
-	st.Conns += c.conns.Load()
+	for t, to := range map[transport]*int64{tcp: &st.Conns, dot: &st.ConnsDoT, doh: &st.ConnsDoH, doh3: &st.ConnsDoH3, doq: &st.ConnsDoQ} {
+		*to += c.conns[t].Load()
+	}
 	for i := range c.dropped {
 		st.Dropped[dropNames[i]] += c.dropped[i].Load()
 	}

@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -13,42 +14,25 @@ import (
 	"time"
 )
 
-// streams are the open TCP connections, bounded in all and per client.
+// streams are the open connections over TCP and DoT.
 type streams struct {
-	mu        sync.Mutex
-	open      map[*stream]struct{}
-	clients   map[netip.Addr]int
-	max       int
-	perClient int
+	mu   sync.Mutex
+	open map[*stream]struct{}
 }
 
-func (t *streams) init(limit, perClient int) {
-	t.open, t.clients = map[*stream]struct{}{}, map[netip.Addr]int{}
-	t.max, t.perClient = limit, perClient
-}
-
-// add takes the connection in, or says which bound it is beyond.
-func (t *streams) add(c *stream) (ok bool, why drop) {
+func (t *streams) add(c *stream) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch {
-	case len(t.open) >= t.max:
-		return false, dropConns
-	case t.clients[c.client] >= t.perClient:
-		return false, dropClientConns
+	if t.open == nil {
+		t.open = map[*stream]struct{}{}
 	}
 	t.open[c] = struct{}{}
-	t.clients[c.client]++
-	return true, 0
 }
 
 func (t *streams) remove(c *stream) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.open, c)
-	if t.clients[c.client]--; t.clients[c.client] == 0 {
-		delete(t.clients, c.client)
-	}
 }
 
 func (t *streams) each(f func(*stream)) {
@@ -60,17 +44,21 @@ func (t *streams) each(f func(*stream)) {
 }
 
 func (t *streams) stopReading() { t.each(func(c *stream) { c.stopReading() }) }
-func (t *streams) closeAll()    { t.each(func(c *stream) { _ = c.conn.Close() }) }
+func (t *streams) closeAll()    { t.each(func(c *stream) { _ = c.raw.Close() }) }
 
-// A stream is one TCP connection (RFC 7766). Its reader takes messages one
+// A stream is one connection over TCP (RFC 7766), or over TLS on top of it (RFC
+// 7858). Its reader takes messages one
 // after the other, its writer sends replies as they come, so questions
 // overtake each other (section 6.2.1.1). Every question holds a token until
 // its reply is written; a client that takes no replies gets no further
 // questions in.
 type stream struct {
 	server *Server
-	conn   *net.TCPConn
+	from   *streamListener
+	raw    *net.TCPConn
+	conn   net.Conn // raw, or TLS on top of it
 	client netip.Addr
+	claim  claim
 	tokens chan struct{}
 	// out never fills: it has room for every token.
 	out    chan outgoing
@@ -90,18 +78,40 @@ type outgoing struct {
 
 const maxPause = time.Second
 
+// A streamListener is one listener of a transport over TCP.
+type streamListener struct {
+	*net.TCPListener
+	transport transport
+	places    *places
+	tls       *tls.Config // nil: none
+	idle      time.Duration
+}
+
 // accept is the goroutine of one listener.
-func (s *Server) accept(l *net.TCPListener) {
+func (s *Server) accept(l *streamListener) {
+	if l.transport == doh {
+		s.web.serve(l)
+		return
+	}
+	for {
+		conn, err := s.acceptTCP(l.TCPListener)
+		if err != nil {
+			return
+		}
+		s.welcome(l, conn)
+	}
+}
+
+// acceptTCP returns the next connection; an error is the end.
+func (s *Server) acceptTCP(l *net.TCPListener) (*net.TCPConn, error) {
 	var pause time.Duration
 	for {
 		conn, err := l.AcceptTCP()
 		if err == nil {
-			pause = 0
-			s.welcome(conn)
-			continue
+			return conn, nil
 		}
 		if s.isEnding() || errors.Is(err, net.ErrClosed) {
-			return
+			return nil, net.ErrClosed
 		}
 		// Mostly no descriptor is free; others need the processor to free one.
 		s.core.stats.drop(dropAcceptError)
@@ -110,23 +120,39 @@ func (s *Server) accept(l *net.TCPListener) {
 	}
 }
 
-func (s *Server) welcome(conn *net.TCPConn) {
-	from := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+// admit takes a place for a connection over TCP, or closes it.
+func (s *Server) admit(p *places, conn *net.TCPConn) (from netip.Addr, ok bool) {
+	from = conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
+	switch p.take(from) {
+	case full:
+		s.core.stats.drop(dropConns)
+	case clientFull:
+		s.core.stats.drop(dropClientConns)
+	default:
+		return from, true
+	}
+	_ = conn.Close()
+	return from, false
+}
+
+func (s *Server) welcome(l *streamListener, conn *net.TCPConn) {
+	from, ok := s.admit(l.places, conn)
+	if !ok {
+		return
+	}
 	c := &stream{
-		server: s, conn: conn, client: from,
+		server: s, from: l, raw: conn, conn: conn, client: from,
 		tokens: make(chan struct{}, s.opts.MaxPipeline),
 		out:    make(chan outgoing, s.opts.MaxPipeline),
 	}
-	if ok, why := s.streams.add(c); !ok {
-		s.core.stats.drop(why)
-		_ = conn.Close()
-		return
+	if l.tls != nil {
+		c.conn = tls.Server(conn, l.tls)
 	}
+	s.streams.add(c)
 	if s.isEnding() { // after stopReading has looked at the open ones
 		c.stopReading()
 	}
-	s.core.stats.accepted.Add(1)
-	s.core.stats.conns.Add(1)
+	s.core.stats.opened(l.transport)
 	c.touch()
 	s.wg.Go(c.serve)
 }
@@ -153,15 +179,44 @@ func (c *stream) readBy(t time.Time) bool {
 // it waits for the questions that are open, so that a client that has closed
 // its side gets every answer.
 func (c *stream) serve() {
-	defer c.server.core.stats.conns.Add(-1)
+	defer c.server.core.stats.closed(c.from.transport)
+	defer c.from.places.leave(c.client)
 	defer c.server.streams.remove(c)
 	defer func() { _ = c.conn.Close() }()
+	if !c.handshake() {
+		return
+	}
 	written := make(chan struct{})
 	go c.write(written)
 	c.read()
 	c.open.Wait()
 	close(c.out)
 	<-written
+}
+
+// handshake speaks TLS where the listener does.
+func (c *stream) handshake() bool {
+	t, ok := c.conn.(*tls.Conn)
+	if !ok {
+		return true
+	}
+	by := time.Now().Add(c.server.opts.HandshakeTimeout)
+	_ = c.conn.SetWriteDeadline(by)
+	if !c.readBy(by) {
+		return false
+	}
+	if err := t.Handshake(); err != nil {
+		if !c.server.isEnding() {
+			c.server.core.stats.drop(dropHandshake)
+		}
+		// No farewell to who has not said hello: it would wait for the client.
+		_ = c.raw.Close()
+		return false
+	}
+	st := t.ConnectionState()
+	c.claim = claimOf(&st, c.server.opts.Name)
+	c.touch()
+	return true
 }
 
 // read takes messages until the connection is done.
@@ -179,14 +234,14 @@ func (c *stream) read() {
 		}
 		c.tokens <- struct{}{}
 		c.open.Add(1)
-		q, reply := c.server.core.accept(nil, msg, c.client, tcp)
+		q, reply := c.server.core.accept(nil, msg, c.server.device(&c.claim, c.client), c.from.transport)
 		if q == nil && reply == nil {
 			// Not a question at all. Whoever speaks so is not worth a connection.
 			c.done()
 			return
 		}
 		if q != nil {
-			q.stream = c
+			q.back = c
 		}
 		c.out <- outgoing{q, reply}
 		if buf = msg[:0]; cap(buf) > keepBuffer {
@@ -242,13 +297,13 @@ func (c *stream) broken(err error) bool {
 // section 6.2.3).
 func (c *stream) awaitFirst(r *bufio.Reader) bool {
 	for {
-		idleAt := time.Unix(0, c.active.Load()).Add(c.server.opts.Idle)
+		idleAt := time.Unix(0, c.active.Load()).Add(c.from.idle)
 		if now := time.Now(); !now.Before(idleAt) {
 			if len(c.tokens) == 0 {
 				c.server.core.stats.drop(dropIdle)
 				return false
 			}
-			idleAt = now.Add(c.server.opts.Idle)
+			idleAt = now.Add(c.from.idle)
 		}
 		if !c.readBy(idleAt) {
 			return false
@@ -263,7 +318,7 @@ func (c *stream) awaitFirst(r *bufio.Reader) bool {
 	}
 }
 
-// respond takes a question back from the exit.
+// respond implements asker.
 func (c *stream) respond(q *question) { c.out <- outgoing{q: q} }
 
 // done gives the token of one question back.
@@ -278,6 +333,7 @@ func (c *stream) done() {
 func (c *stream) write(written chan<- struct{}) {
 	defer close(written)
 	buf := make([]byte, 0, replySize)
+	var frame []byte
 	for o := range c.out {
 		reply := o.reply
 		if o.q != nil {
@@ -290,30 +346,32 @@ func (c *stream) write(written chan<- struct{}) {
 				reply, _ = c.server.core.reply(buf[:0], o.q)
 			}
 		}
-		c.send(reply)
+		frame = c.send(frame[:0], reply)
 		c.done()
 	}
 }
 
-// send writes a reply with its length in one segment where it fits (RFC 7766,
-// section 8).
-func (c *stream) send(reply []byte) {
+// send writes a reply with its length at once: in one segment where it fits (RFC
+// 7766, section 8), and in one record of TLS. It returns the buffer for the next.
+func (c *stream) send(frame, reply []byte) []byte {
 	if len(reply) == 0 {
-		return
+		return frame
 	}
 	if c.failed.Load() {
 		c.server.core.stats.drop(dropWriteError)
-		return
+		return frame
 	}
-	var head [2]byte
-	binary.BigEndian.PutUint16(head[:], uint16(len(reply)))
+	frame = append(binary.BigEndian.AppendUint16(frame, uint16(len(reply))), reply...)
 	_ = c.conn.SetWriteDeadline(time.Now().Add(c.server.opts.WriteTimeout))
-	frame := net.Buffers{head[:], reply}
-	if _, err := frame.WriteTo(c.conn); err != nil {
+	if _, err := c.conn.Write(frame); err != nil {
 		c.server.core.stats.drop(dropWriteError)
 		c.failed.Store(true)
 		c.stopReading()
-		return
+		return frame
 	}
 	c.touch()
+	if cap(frame) > keepBuffer {
+		return nil
+	}
+	return frame
 }

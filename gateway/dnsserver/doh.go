@@ -1,0 +1,277 @@
+package dnsserver
+
+import (
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"io"
+	"log"
+	"math"
+	"mime"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/quic-go/quic-go/http3"
+)
+
+const (
+	dohPath = "/dns-query"
+	dohType = "application/dns-message" // RFC 8484, section 6
+	// maxHeaders bounds the header of a request, and so a question in the URL;
+	// longer ones come by POST.
+	maxHeaders = 16 << 10
+	// maxFrame is what HTTP/2 reads at once; it is the least that there is.
+	maxFrame = 16 << 10
+)
+
+// A web answers DNS over HTTPS (RFC 8484): HTTP/1.1 and HTTP/2 by net/http,
+// HTTP/3 by quic-go. Requests are handled by one goroutine each; the streams of
+// a connection are bounded as the questions of one over TCP are.
+type web struct {
+	server *Server
+	http   *http.Server
+	http3  *http3.Server
+}
+
+func newWeb(s *Server) *web {
+	w := &web{server: s}
+	o := &s.opts
+	w.http = &http.Server{
+		Handler:                      w,
+		ReadHeaderTimeout:            o.HandshakeTimeout, // bounds the handshake too
+		ReadTimeout:                  o.HandshakeTimeout + o.ReadTimeout,
+		WriteTimeout:                 o.Timeout + o.WriteTimeout,
+		IdleTimeout:                  o.IdleEncrypted,
+		MaxHeaderBytes:               maxHeaders,
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     log.New(handshakeCounter{s}, "", 0),
+		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: o.MaxPipeline, MaxReadFrameSize: maxFrame},
+	}
+	w.http3 = &http3.Server{Handler: w, MaxHeaderBytes: maxHeaders, IdleTimeout: o.IdleEncrypted, Logger: o.Log}
+	return w
+}
+
+// A handshakeCounter takes what net/http would log and counts handshakes that
+// failed: there is no other place where it says so.
+type handshakeCounter struct{ server *Server }
+
+func (h handshakeCounter) Write(p []byte) (int, error) {
+	if strings.Contains(string(p), "TLS handshake error") && !h.server.isEnding() {
+		h.server.core.stats.drop(dropHandshake)
+	}
+	return len(p), nil
+}
+
+// A webListener admits connections for net/http.
+type webListener struct {
+	*streamListener
+	server *Server
+}
+
+func (l *webListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.server.acceptTCP(l.TCPListener)
+		if err != nil {
+			return nil, err
+		}
+		from, ok := l.server.admit(l.places, conn)
+		if !ok {
+			continue
+		}
+		l.server.core.stats.opened(doh)
+		return &webConn{TCPConn: conn, close: sync.OnceFunc(func() {
+			l.server.core.stats.closed(doh)
+			l.places.leave(from)
+		})}, nil
+	}
+}
+
+// A webConn gives its place back when it is closed.
+type webConn struct {
+	*net.TCPConn
+	close func()
+}
+
+func (c *webConn) Close() error {
+	defer c.close()
+	return c.TCPConn.Close()
+}
+
+// serve is the goroutine of one listener.
+func (w *web) serve(l *streamListener) {
+	_ = w.http.Serve(tls.NewListener(&webListener{l, w.server}, l.tls)) // ends with the listener
+}
+
+// stop lets the requests in flight finish, until the server's life ends.
+func (w *web) stop() {
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = w.http.Shutdown(w.server.life) })
+	wg.Go(func() { _ = w.http3.Shutdown(w.server.life) })
+	wg.Wait()
+}
+
+func (w *web) closeAll() {
+	_ = w.http.Close()
+	_ = w.http3.Close()
+}
+
+// A status is what is wrong with a request, as HTTP says it.
+type status int
+
+func (s status) Error() string { return http.StatusText(int(s)) }
+
+// ServeHTTP answers one request.
+func (w *web) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	c := &w.server.core
+	tr := doh
+	if r.ProtoMajor == 3 {
+		tr = doh3
+	}
+	msg, err := w.message(rw, r)
+	if err != nil {
+		w.refuse(rw, err)
+		return
+	}
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		w.refuse(rw, status(http.StatusBadRequest))
+		return
+	}
+	q, reply := c.accept(nil, msg, w.device(r, from.Addr()), tr)
+	switch {
+	case q != nil:
+		if reply = c.await(nil, q, r.Context().Done()); reply == nil {
+			// HTTP has no silence: the stream, or with HTTP/1.1 the connection, is cut.
+			panic(http.ErrAbortHandler)
+		}
+	case reply == nil:
+		w.refuse(rw, status(http.StatusBadRequest)) // a reply is not answered by one
+		return
+	}
+	w.write(rw, r, reply)
+}
+
+// device returns who asks: the token of a path is as good as that of a server
+// name.
+func (w *web) device(r *http.Request, from netip.Addr) netip.Addr {
+	claim := claimOf(r.TLS, w.server.opts.Name)
+	if t := pathToken(r); t != "" {
+		claim.token = t
+	}
+	return w.server.device(&claim, from.Unmap().WithZone(""))
+}
+
+// pathToken returns the step of the path after that of all, or nothing.
+func pathToken(r *http.Request) string {
+	token, ok := strings.CutPrefix(r.URL.Path, dohPath+"/")
+	if !ok {
+		return ""
+	}
+	return token
+}
+
+// message returns the message of a request (RFC 8484, section 4.1).
+func (w *web) message(rw http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.URL.Path != dohPath && !w.server.known(pathToken(r)) {
+		return nil, status(http.StatusNotFound)
+	}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		params, err := url.ParseQuery(r.URL.RawQuery)
+		if err != nil || len(params["dns"]) != 1 {
+			return nil, status(http.StatusBadRequest)
+		}
+		msg, err := base64.RawURLEncoding.Strict().DecodeString(params["dns"][0])
+		if err != nil {
+			return nil, status(http.StatusBadRequest)
+		}
+		return msg, nil
+	case http.MethodPost:
+		return w.body(rw, r)
+	}
+	rw.Header().Set("Allow", "GET, HEAD, POST")
+	return nil, status(http.StatusMethodNotAllowed)
+}
+
+// body returns the message of a POST. Memory grows with what has come.
+func (w *web) body(rw http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != dohType {
+		return nil, status(http.StatusUnsupportedMediaType)
+	}
+	if r.ContentLength > dns.MaxMsgSize {
+		return nil, status(http.StatusRequestEntityTooLarge)
+	}
+	if r.ProtoMajor == 3 { // where the server has no time of its own for it
+		_ = http.NewResponseController(rw).SetReadDeadline(time.Now().Add(w.server.opts.ReadTimeout))
+	}
+	msg, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, dns.MaxMsgSize))
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		return nil, status(http.StatusRequestEntityTooLarge)
+	}
+	if err != nil {
+		return nil, status(http.StatusBadRequest)
+	}
+	return msg, nil
+}
+
+func (w *web) refuse(rw http.ResponseWriter, err error) {
+	code, ok := errors.AsType[status](err)
+	if !ok {
+		code = http.StatusInternalServerError
+	}
+	w.server.core.stats.drop(dropRequest)
+	rw.Header().Set("Cache-Control", "no-store")
+	http.Error(rw, code.Error(), int(code))
+}
+
+// write sends the reply. What one device is told is not for others: their policy
+// may be another, so no shared cache keeps it.
+func (w *web) write(rw http.ResponseWriter, r *http.Request, reply []byte) {
+	h := rw.Header()
+	h.Set("Content-Type", dohType)
+	h.Set("Content-Length", strconv.Itoa(len(reply)))
+	h.Set("Cache-Control", "private, max-age="+strconv.FormatUint(uint64(freshness(reply)), 10))
+	if r.ProtoMajor < 3 && w.server.opts.HTTP3 {
+		if at, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
+			h.Set("Alt-Svc", `h3=":`+strconv.Itoa(at.Port)+`"; ma=86400`) // RFC 9114, section 3.1.1
+		}
+	}
+	if r.ProtoMajor == 3 {
+		_ = http.NewResponseController(rw).SetWriteDeadline(time.Now().Add(w.server.opts.WriteTimeout))
+	}
+	_, _ = rw.Write(reply) // whoever has gone misses nothing
+}
+
+// freshness is for how many seconds a reply may be kept: for the smallest TTL of
+// its answers, and for what its SOA says where there are none (RFC 8484, section
+// 5.1; RFC 2308, section 5). An error is not kept.
+func freshness(p []byte) uint32 {
+	if rcode := p[3] & 0xF; rcode != dns.RcodeSuccess && rcode != dns.RcodeNameError {
+		return 0
+	}
+	off := questionEnd(p)
+	if off < 0 {
+		return 0
+	}
+	answer, negative := uint32(math.MaxUint32), uint32(0)
+	for r := range records(p, off) {
+		switch {
+		case r.section == 0:
+			answer = min(answer, r.ttl)
+		case r.section == 1 && r.rtype == dns.TypeSOA && len(r.data) >= 4:
+			negative = min(r.ttl, binary.BigEndian.Uint32(r.data[len(r.data)-4:]))
+		}
+	}
+	if answer == math.MaxUint32 {
+		return negative
+	}
+	return answer
+}
