@@ -63,24 +63,25 @@ func (c *Config) At(source string, err error) error {
 
 // DNS configures the resolver.
 type DNS struct {
-	Listen    []netip.AddrPort  // UDP and TCP
-	Upstreams []*url.URL        // scheme udp, tcp, tls or https, host with port; empty: the system's resolvers
-	Strategy  Strategy          // in which order upstreams are asked
-	Bootstrap []netip.AddrPort  // resolvers for the host names of upstreams; empty: the system's
-	Blocked   blocklists.Answer // how blocked questions are answered
-	Cache     Cache
-	Cookies   Cookies
-	Hosts     string   // a hosts file; empty: none
-	Records   []string // in the syntax of zone files, with names in full
-	Special   []string // kinds of special names that are answered here
-	Limits    Limits
-	ECH       Stripping // keys of encrypted ClientHellos in HTTPS and SVCB records
-	H3        Stripping // HTTP/3 in them; kept by default where QUIC is not refused
-	Rebinding Rebinding
-	TLS       TLS       // of the encrypted listeners
-	DoT       Encrypted // DNS over TLS
-	DoH       DoH       // DNS over HTTPS
-	DoQ       Encrypted // DNS over QUIC
+	Listen     []netip.AddrPort  // UDP and TCP
+	Upstreams  []*url.URL        // scheme udp, tcp, tls or https, host with port; empty: the system's resolvers
+	Strategy   Strategy          // in which order upstreams are asked
+	Bootstrap  []netip.AddrPort  // resolvers for the host names of upstreams; empty: the system's
+	Blocked    blocklists.Answer // how blocked questions are answered
+	Cache      Cache
+	Cookies    Cookies
+	Hosts      string   // a hosts file; empty: none
+	Records    []string // in the syntax of zone files, with names in full
+	Special    []string // kinds of special names that are answered here
+	Limits     Limits
+	ECH        Stripping // keys of encrypted ClientHellos in HTTPS and SVCB records
+	H3         Stripping // HTTP/3 in them; kept by default where QUIC is not refused
+	Rebinding  Rebinding
+	TLS        TLS        // of the encrypted listeners
+	DoT        Encrypted  // DNS over TLS
+	DoH        DoH        // DNS over HTTPS
+	DoQ        Encrypted  // DNS over QUIC
+	Identities []Identity // devices that are known by more than their address
 }
 
 // Stripping is whether something is taken out of answers.

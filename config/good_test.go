@@ -68,7 +68,7 @@ func withoutBans() Config {
 			Records: []string{}, Special: specialNames,
 			Limits: Limits{Exempt: prefixes(), Slip: 2}, Strategy: StrategyOrdered,
 			ECH: Strip, H3: Strip, Rebinding: Rebinding{Allow: []string{}},
-			DoT: Encrypted{addrs()}, DoH: DoH{addrs(), true}, DoQ: Encrypted{addrs()},
+			DoT: Encrypted{addrs()}, DoH: DoH{addrs(), true}, DoQ: Encrypted{addrs()}, Identities: []Identity{},
 		},
 		Proxy: Proxy{
 			Listen: addrs("127.0.0.1:3128"), ConnectPorts: []uint16{443}, HTTPPorts: []uint16{80, 8080},
@@ -188,10 +188,14 @@ func TestFull(t *testing.T) {
 			Cookies: Cookies{CookiesAnswer, filepath.Join(dir, "cookie-secrets")},
 			ECH:     Strip, H3: Keep,
 			Rebinding: Rebinding{true, []string{"intranet.example.org"}},
-			TLS:       TLS{filepath.Join(dir, "tls/dns.pem"), filepath.Join(dir, "tls/dns.key"), filepath.Join(dir, "tls/devices.pem")},
+			TLS:       TLS{filepath.Join(dir, "tls/dns.pem"), filepath.Join(dir, "tls/dns.key"), filepath.Join(dir, "tls/devices.pem"), "dns.example.org"},
 			DoT:       Encrypted{addrs("0.0.0.0:853", "[::]:853")},
 			DoH:       DoH{addrs("0.0.0.0:443", "[::]:443"), true},
 			DoQ:       Encrypted{addrs("0.0.0.0:853", "[::]:853")},
+			Identities: []Identity{
+				{Certificate: "laptop-7.devices.example.org", Device: netip.MustParseAddr("10.8.0.7")},
+				{Token: "5f2e8c1a9b7d4e60", Device: netip.MustParseAddr("2001:db8:8::9")},
+			},
 		},
 		Proxy: Proxy{
 			Listen:        addrs("127.0.0.1:3128"),

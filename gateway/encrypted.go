@@ -19,7 +19,7 @@ import (
 func (g *Gateway) bindDNS(sink audit.Sink) error {
 	c := &g.cfg.DNS
 	opts := dnsserver.Options{
-		Listen: c.Listen, DoT: c.DoT.Listen, DoH: c.DoH.Listen, DoQ: c.DoQ.Listen, HTTP3: c.DoH.HTTP3,
+		Listen: c.Listen, DoT: c.DoT.Listen, DoH: c.DoH.Listen, DoQ: c.DoQ.Listen, HTTP3: c.DoH.HTTP3, Name: c.TLS.Name,
 		Policy: &g.store, Resolver: &g.resolver,
 		Limits: dnsLimits(g.cfg), Audit: sink, Log: g.log, Drain: drain, MaxConns: encryptedLimit(openFiles()),
 	}
@@ -40,7 +40,24 @@ func (g *Gateway) bindDNS(sink audit.Sink) error {
 	if g.dns, err = dnsserver.Listen(opts); err != nil {
 		return listenError(listenKeys(c), err)
 	}
+	g.dns.SetIdentities(identities(c))
 	return nil
+}
+
+// identities are the devices that are known by more than their address.
+func identities(c *config.DNS) *dnsserver.Identities {
+	if len(c.Identities) == 0 {
+		return nil
+	}
+	ids := &dnsserver.Identities{Certificates: map[string]netip.Addr{}, Tokens: map[string]netip.Addr{}}
+	for _, i := range c.Identities {
+		if i.Token != "" {
+			ids.Tokens[i.Token] = i.Device
+			continue
+		}
+		ids.Certificates[i.Certificate] = i.Device
+	}
+	return ids
 }
 
 // listenKeys are the keys that give the DNS plane its addresses.
@@ -64,7 +81,7 @@ func hasEncrypted(c *config.DNS) bool {
 }
 
 func certFiles(c *config.DNS) dnsserver.CertFiles {
-	return dnsserver.CertFiles{Cert: c.TLS.Cert, Key: c.TLS.Key, ClientCA: c.TLS.ClientCA}
+	return dnsserver.CertFiles{Cert: c.TLS.Cert, Key: c.TLS.Key, ClientCA: c.TLS.ClientCA, Name: c.TLS.Name}
 }
 
 // encryptedFiles is how many descriptors the connections of encrypted listeners

@@ -140,6 +140,49 @@ func (f *fixture) askWeb(t *testing.T) {
 	}
 }
 
+// A device that is known by a token is judged as the device that it is, for as
+// long as the configuration says so.
+func TestIdentity(t *testing.T) {
+	cert, key := newPair(t)
+	const ids = `
+  identities: [{token: 5f2e8c1a9b7d4e60, device: 10.8.0.7}]
+`
+	rest := "groups: [{name: free, devices: [10.8.0.7], bans: []}]\n"
+	text := strings.Replace(encryptedYML, "\nproxy:", ids+"proxy:", 1) + rest
+	f := newFixture(t, map[string]string{"weir.yml": text, "cert.pem": cert, "key.pem": key})
+	q, err := new(dns.Msg).SetQuestion("wechat.com.", dns.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(path string) (status, rcode int) {
+		t.Helper()
+		c := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, Timeout: 10 * time.Second}
+		defer c.CloseIdleConnections()
+		resp, err := c.Post("https://"+f.DoHAddrs()[0].String()+path, "application/dns-message", bytes.NewReader(q))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		body, _ := io.ReadAll(resp.Body)
+		var m dns.Msg
+		_ = m.Unpack(body)
+		return resp.StatusCode, m.Rcode
+	}
+	if status, rcode := ask("/dns-query"); status != 200 || rcode != dns.RcodeNameError {
+		t.Errorf("by address: %d, %d", status, rcode)
+	}
+	if status, rcode := ask("/dns-query/5f2e8c1a9b7d4e60"); status != 200 || rcode != dns.RcodeSuccess {
+		t.Errorf("by token: %d, %d", status, rcode)
+	}
+	f.write("weir.yml", strings.Replace(f.read("weir.yml"), ids, "\n", 1))
+	if err := f.Reload(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if status, _ := ask("/dns-query/5f2e8c1a9b7d4e60"); status != 404 {
+		t.Errorf("by a token that is gone: %d", status)
+	}
+}
+
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {

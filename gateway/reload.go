@@ -128,6 +128,9 @@ func (g *Gateway) tryReload(began time.Time) error {
 		g.admin.SetAccess(adminAccess(&cfg.Admin))
 	}
 	g.watched.watch(file, set.read)
+	if g.dns != nil {
+		g.dns.SetIdentities(identities(&cfg.DNS))
+	}
 	if g.proxy != nil {
 		g.proxy.SetRules(cfg.Proxy.ConnectPorts, cfg.Proxy.HTTPPorts, cfg.Proxy.AllowNetworks)
 		g.proxy.SetTransparent(transparentRules(cfg))

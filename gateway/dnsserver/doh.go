@@ -145,6 +145,12 @@ func (w *web) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		w.refuse(rw, status(http.StatusBadRequest))
 		return
 	}
+	if why, over := w.server.over(from.Addr().Unmap()); over {
+		c.stats.drop(why)
+		rw.Header().Set("Retry-After", "1")
+		w.refuse(rw, status(http.StatusTooManyRequests))
+		return
+	}
 	q, reply := c.accept(nil, msg, w.device(r, from.Addr()), tr)
 	switch {
 	case q != nil:

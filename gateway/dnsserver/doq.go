@@ -18,6 +18,7 @@ const (
 	doqNoError          = 0x0
 	doqProtocolError    = 0x2
 	doqRequestCancelled = 0x3
+	doqExcessiveLoad    = 0x4
 	doqUnspecifiedError = 0x5
 )
 
@@ -68,6 +69,11 @@ func (s *Server) serveQUICStream(conn *quic.Conn, stream *quic.Stream, who *clie
 		return
 	case err != nil: // the client has changed its mind, or is gone
 		stream.CancelWrite(doqRequestCancelled)
+		return
+	}
+	if why, over := s.over(who.addr); over {
+		c.stats.drop(why)
+		stream.CancelWrite(doqExcessiveLoad)
 		return
 	}
 	q, reply := c.accept(nil, msg, s.device(&who.claim, who.addr), tr)

@@ -45,6 +45,16 @@ dns: {listen: ["10.8.0.1:53"]}
 transparent: {listen: ["127.0.0.1:3129", "[::1]:3129"]}
 vpn: {interface: wg0, divert: tproxy, management: [], peers: allow, internal: [10.20.0.0/16]}
 `,
+	"encrypted dns": `
+dns:
+  listen: ["0.0.0.0:53", "[::]:53"]
+  tls: {cert: a.pem, key: b.pem}
+  dot: {listen: ["0.0.0.0:853", "[::]:853"]}
+  doq: {listen: ["10.8.0.1:853"]}
+  doh: {listen: ["0.0.0.0:443", "[::1]:443"]}
+transparent: {listen: ["0.0.0.0:3129", "[::]:3129"]}
+vpn: {interface: wg0, management: []}
+`,
 	"no inspection": `
 dns: {listen: ["0.0.0.0:53"]}
 vpn: {interface: wg0, management: [], tcp: {inspect: [], direct: all}, udp: {direct: []}}

@@ -161,6 +161,7 @@ func (b *builder) prerouting() {
 		c.both("internal", "internal networks", to(setInternal), accept{})
 	}
 	c.rule("embedding", "addresses that hide another from the sets", to6(setEmbedding), []part{prohibited{}})
+	b.ownResolver(&c, "before what refuses others of its kind", local{})
 	c.rule("private-dns", "resolvers of their own, with nothing to see but that it is DNS", []part{ports{protoTCP, setPrivateDNS}}, []part{reset{}})
 	c.rule("quic", "refused at once, so that clients fall back to TCP", []part{ports{protoUDP, setQUIC}}, []part{prohibited{}})
 	b.tproxies(&c)
@@ -439,6 +440,7 @@ func (b *builder) input() {
 			c.rule("dns-tcp"+suffix(six), "", []part{ipv{six}, port{protoTCP, l.Port()}}, []part{accept{}})
 		}
 	}
+	b.ownResolver(&c, "the resolver, encrypted")
 	for _, l := range listeners(b.cfg.Proxy.Listen) {
 		if six := l.Addr().Is6(); !l.Addr().IsLoopback() {
 			c.rule("proxy"+suffix(six), "the proxy", []part{ipv{six}, port{protoTCP, l.Port()}}, []part{accept{}})
@@ -455,6 +457,26 @@ func (b *builder) input() {
 	c.rule("rest-tcp", "nothing else of this machine is for devices, its administration least of all", []part{l4{protoTCP}}, []part{reset{}})
 	c.rule("rest", "", nil, []part{drop{}})
 	b.add(c)
+}
+
+// ownResolver accepts what devices ask the encrypted listeners of the resolver
+// itself.
+func (b *builder) ownResolver(c *chain, why string, also ...part) {
+	add := func(name string, list []netip.AddrPort, protos ...uint8) {
+		for _, l := range listeners(list) {
+			for _, proto := range protos {
+				if six := l.Addr().Is6(); !l.Addr().IsLoopback() {
+					c.rule("own-"+name+suffix(six), why, append(slices.Clone(also), ipv{six}, port{proto, l.Port()}), []part{accept{}})
+				}
+			}
+		}
+	}
+	add("dot", b.cfg.DNS.DoT.Listen, protoTCP)
+	add("doq", b.cfg.DNS.DoQ.Listen, protoUDP)
+	add("doh", b.cfg.DNS.DoH.Listen, protoTCP)
+	if b.cfg.DNS.DoH.HTTP3 {
+		add("doh3", b.cfg.DNS.DoH.Listen, protoUDP)
+	}
 }
 
 // embedding are addresses that hold an IPv4 address which a set of prefixes
