@@ -94,10 +94,13 @@ func (g *Gateway) encryptedFiles() uint64 {
 	return min(uint64(2*encryptedLimit(files)), files/2)
 }
 
-// DoTAddrs, DoHAddrs and DoQAddrs return where DNS is answered over TLS, HTTPS
-// and QUIC.
+// DoTAddrs returns where DNS is answered over TLS.
 func (g *Gateway) DoTAddrs() []netip.AddrPort { return g.encryptedAddrs((*dnsserver.Server).DoTAddrs) }
+
+// DoHAddrs returns where DNS is answered over HTTPS.
 func (g *Gateway) DoHAddrs() []netip.AddrPort { return g.encryptedAddrs((*dnsserver.Server).DoHAddrs) }
+
+// DoQAddrs returns where DNS is answered over QUIC.
 func (g *Gateway) DoQAddrs() []netip.AddrPort { return g.encryptedAddrs((*dnsserver.Server).DoQAddrs) }
 
 func (g *Gateway) encryptedAddrs(of func(*dnsserver.Server) []netip.AddrPort) []netip.AddrPort {

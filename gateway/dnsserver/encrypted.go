@@ -77,11 +77,14 @@ func (s *Server) bindQUIC(a netip.AddrPort, tr transport, protocol string) error
 
 func (l *streamListener) addrPort() netip.AddrPort { return l.Addr().(*net.TCPAddr).AddrPort() }
 
-// DoTAddrs, DoHAddrs and DoQAddrs return the addresses that are bound, in the
-// order of the Options.
+// DoTAddrs returns the addresses that are bound for DNS over TLS, in the order of
+// Options.DoT.
 func (s *Server) DoTAddrs() []netip.AddrPort { return s.streamAddrs(dot) }
+
+// DoHAddrs is DoTAddrs for DNS over HTTPS.
 func (s *Server) DoHAddrs() []netip.AddrPort { return s.streamAddrs(doh) }
 
+// DoQAddrs is DoTAddrs for DNS over QUIC.
 func (s *Server) DoQAddrs() (addrs []netip.AddrPort) {
 	for _, l := range s.quic {
 		if l.transport == doq {
