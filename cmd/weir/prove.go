@@ -39,7 +39,7 @@ func proveCommand() *cli.Command {
 			&cli.StringFlag{Name: "html", Usage: "write the report as a page to `FILE`"},
 			&cli.StringFlag{Name: "key", Usage: "Ed25519 key in PEM that signs; made if `FILE` is not there"},
 			&cli.StringSliceFlag{Name: "only", Usage: "try that `ROUTE` only; may be repeated"},
-			&cli.StringSliceFlag{Name: "set", Usage: "a name of yours that a route needs, `KEY=VALUE`: allowed, big, cloak, ech, echo, mail, push, time"},
+			&cli.StringSliceFlag{Name: "set", Usage: "a name of yours that a route needs, `KEY=VALUE`: allowed, big, cloak, ech, echo, gateway6, mail, push, time"},
 			&cli.DurationFlag{Name: "wait", Value: prove.DefaultWait, Usage: "how long one attempt waits"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "list what would be tried, and send nothing"},
 		},

@@ -41,7 +41,7 @@ func proves(t *testing.T, w *world.World, path string, args ...string) (*prove.R
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "report.json")
 	args = slices.Concat([]string{"prove", "--gateway", world.GatewayV4, "--json", file, "--wait", "1s",
-		"--set", "cloak=" + world.CloakSuffix, "--set", "echo=echo.example.net/echo", "--set", "big=/big/20000000"}, args)
+		"--set", "cloak=" + world.CloakSuffix, "--set", "echo=echo.example.net/echo", "--set", "big=/big/20000000", "--set", "gateway6=" + world.GatewayV6}, args)
 	cmd := exec.Command(path, args...)
 	cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+w.CA.File, "SSL_CERT_DIR=/nonexistent")
 	var out strings.Builder
@@ -81,7 +81,7 @@ func TestProveSeesWhatIsOpen(t *testing.T) {
 				t.Errorf("%s %s: not tried: %v", row.Route, row.Ban, row.Attempts)
 			}
 		default:
-			if row.Route == "gateway-admin" || row.Route == "proxy-http" || strings.HasSuffix(row.Attempts[0].Target, "by the proxy") || row.Route == "works-http" || row.Route == "works-tls" {
+			if row.Route == "gateway-admin" || row.Route == "works-proxy-v6" || row.Route == "proxy-http" || strings.HasSuffix(row.Attempts[0].Target, "by the proxy") || row.Route == "works-http" || row.Route == "works-tls" {
 				continue // they need a gateway
 			}
 			text, _ := json.MarshalIndent(row, "", " ")
@@ -185,6 +185,10 @@ var without = map[string]string{
 	"gateway/dns-udp-v6":        "works-dns",
 	"gateway/dns-tcp-v6":        "works-dns",
 	"gateway/ping-v4":           "works-ping",
+	"gateway/ping-v6":           "works-ping",
+	"gateway/proxy-v6":          "works-proxy-v6",
+	"gateway/rest-tcp":          "works-refusal",
+	"gateway/rest":              "gateway-udp",
 	"gateway/proxy-v4":          "works-tls",
 	"gateway/inspect-v4":        "works-splits",
 	"gateway/inspect-v6":        "works-v6",
@@ -215,10 +219,6 @@ var unseen = map[string]string{
 	"refuse/rest":              "no UDP of a ban's addresses is tried",
 	"gateway/neighbours":       "the tunnel has no neighbours",
 	"gateway/replies":          "the gateway opens no connections to devices",
-	"gateway/proxy-v6":         "the proxy is tried over IPv4",
-	"gateway/ping-v6":          "the gateway is tried over IPv4",
-	"gateway/rest-tcp":         "the rule after it drops what it refuses",
-	"gateway/rest":             "no UDP of the gateway's own is tried",
 }
 
 // Without a rule of the packet filter the proof fails, on the route that the
@@ -249,7 +249,7 @@ func missesARule(t *testing.T, further string, counts func(rule string) bool) {
 	}
 	var only []string
 	for _, route := range []string{"dot", "doq", "quic", "address", "address-v6", "udp-tunnel", "ip-tunnel", "gateway-admin",
-		"works-dns", "works-mail", "works-tls", "works-v6", "works-splits", "works-time", "works-quic", "works-ping"} {
+		"works-dns", "works-mail", "works-tls", "works-v6", "works-splits", "works-time", "works-quic", "works-ping", "works-proxy-v6", "works-refusal", "gateway-udp"} {
 		only = append(only, "--only", route)
 	}
 	k := vpn.Kernel{NetNS: w.Gateway.FD()}

@@ -73,6 +73,7 @@ var ways = []Route{
 	{ID: "udp-tunnel", Tries: "UDP of VPN protocols: IKE, OpenVPN, WireGuard", Trap: "VPN apps, Kaspersky's among them", Closed: "prohibited", Open: "an answer", each: udpTunnels},
 	{ID: "ip-tunnel", Tries: "ESP, GRE and 6in4, as root", Trap: "VPN clients of the system", Closed: "prohibited", Open: "an answer", each: ipTunnels},
 	{ID: "ping-tunnel", Tries: "data inside large echo requests", Trap: "tunnel apps", Closed: "prohibited, or silence", Open: "an echo", each: bigPings},
+	{ID: "gateway-udp", Tries: "UDP of the gateway that is not for devices", Trap: "anyone", Closed: "silence, or prohibited", Open: "an answer, or the gateway's word that nobody listens", each: gatewayUDP},
 	{ID: "gateway-admin", Tries: "what of the gateway is not for devices", Trap: "anyone", Closed: "no connection", Open: "a connection", each: adminPorts},
 	{ID: "fronting", Tries: "a banned Host inside TLS for an allowed server name that has both certificates", Untried: Beyond, Why: "inside TLS nobody sees it without decryption"},
 	{ID: "ech-shared", Tries: "a real encrypted ClientHello to an address that many sites share", Untried: Beyond, Why: "the outer name is the provider's; without keys in DNS answers devices do not do it"},

@@ -26,6 +26,13 @@ const (
 func mustPing(o Options, _ Target) []probe {
 	return []probe{
 		{"the gateway", func(ctx context.Context, d *device) Finding { return works(d.ping(ctx, o.Gateway, smallEcho)) }},
+		{"the gateway over IPv6", func(ctx context.Context, d *device) Finding {
+			a, f := family6(d, o)
+			if f != nil {
+				return *f
+			}
+			return works(d.ping(ctx, a, smallEcho))
+		}},
 		{o.Fixed.Allowed, func(ctx context.Context, d *device) Finding { return works(d.ping(ctx, d.site, smallEcho)) }},
 		{o.Fixed.Allowed + " over IPv6", func(ctx context.Context, d *device) Finding {
 			addr, f := allowedV6(ctx, d, o)

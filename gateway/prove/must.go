@@ -33,6 +33,8 @@ var musts = []Route{
 	must("works-v6", "an allowed site over IPv6", mustV6),
 	must("works-quic", "QUIC to an allowed site: it works, or is refused within 300 ms", mustQUIC),
 	must("works-ping", "small pings: the gateway, and an allowed site", mustPing),
+	must("works-proxy-v6", "a tunnel by the proxy over IPv6", mustProxy6),
+	must("works-refusal", "what of the gateway is not for devices is refused within 300 ms", mustRefuse),
 	must("works-mail", "mail: a server that speaks first (port 587), and within TLS (993)", mustMail),
 	must("works-push", "push messages: TLS on ports 5223 and 5228", mustPush),
 	must("works-time", "network time", mustTime),

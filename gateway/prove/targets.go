@@ -23,6 +23,8 @@ type Fixtures struct {
 	Time    string
 	Echo    string // a WebSocket that echoes, NAME/PATH
 	Big     string // an URL path on Allowed with many bytes and their number: /big/10000000
+
+	Gateway6 string // the gateway's IPv6 address
 }
 
 func (f Fixtures) withDefaults() Fixtures {
@@ -43,9 +45,9 @@ func (f Fixtures) withDefaults() Fixtures {
 // Set sets the fixture of that key, as the command line calls it.
 func (f *Fixtures) Set(key, value string) error {
 	fields := map[string]*string{"allowed": &f.Allowed, "cloak": &f.Cloak, "ech": &f.ECH, "mail": &f.Mail,
-		"push": &f.Push, "time": &f.Time, "echo": &f.Echo, "big": &f.Big}
+		"push": &f.Push, "time": &f.Time, "echo": &f.Echo, "big": &f.Big, "gateway6": &f.Gateway6}
 	if fields[key] == nil {
-		return fmt.Errorf("there is no fixture %q; there are allowed, big, cloak, ech, echo, mail, push and time", key)
+		return fmt.Errorf("there is no fixture %q; there are allowed, big, cloak, ech, echo, gateway6, mail, push and time", key)
 	}
 	*fields[key] = value
 	return nil
