@@ -156,7 +156,9 @@ type Exemption struct {
 
 // Audit configures the audit record.
 type Audit struct {
-	File string // JSON lines; empty: none
+	File    string // JSON lines; empty: none
+	Privacy AuditPrivacy
+	Rotate  Rotate
 }
 
 // Log configures messages to the operator.

@@ -85,6 +85,7 @@ func withoutBans() Config {
 		Allow: []blocklists.Rule{}, Protected: []blocklists.Rule{},
 		Groups: []Group{}, Exemptions: []Exemption{},
 		Admin: Admin{Listen: netip.MustParseAddrPort("127.0.0.1:8053"), Tokens: []AdminToken{}, Approvers: []uint32{}, TLS: AdminTLS{Clients: []AdminClient{}}},
+		Audit: Audit{Privacy: PrivacyFull},
 		Log:   Log{"text", "info"},
 	}
 }
@@ -288,7 +289,7 @@ func TestFull(t *testing.T) {
 				Ticket: "T-2", ApprovedBy: "Chief Security Officer", Reason: "Public campaign",
 			},
 		},
-		Audit: Audit{filepath.Join(dir, "audit.jsonl")},
+		Audit: Audit{filepath.Join(dir, "audit.jsonl"), PrivacyTruncated, Rotate{Megabytes: 512, Hours: 24, Keep: 400, Days: 365}},
 		Admin: Admin{
 			Listen: netip.MustParseAddrPort("192.0.2.1:8053"),
 			Tokens: []AdminToken{

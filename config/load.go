@@ -113,7 +113,7 @@ func (d *decoder) config(c *Config, skip func(key string) bool) {
 		"protected":   set(&c.Protected, listOf(value.allowRule)),
 		"groups":      set(&c.Groups, listOf(value.group)),
 		"exemptions":  set(&c.Exemptions, listOf(value.exemption)),
-		"audit":       func(v value) { v.object(fields{"file": set(&c.Audit.File, value.filePath)}) },
+		"audit":       func(v value) { v.audit(&c.Audit) },
 		"admin":       func(v value) { v.admin(&c.Admin) },
 		"log": func(v value) {
 			v.object(fields{
@@ -147,6 +147,7 @@ func (d *decoder) check(c *Config) {
 	d.checkEncrypted(&c.DNS)
 	d.checkUpstreams(&c.DNS)
 	d.checkLimits(&c.DNS.Limits)
+	d.checkAudit(&c.Audit)
 	d.checkVPN(c)
 	d.checkAdmin(c)
 	d.checkRPZ(c)

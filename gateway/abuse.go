@@ -3,8 +3,10 @@ package gateway
 import (
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/weir-gateway/weir/config"
+	"github.com/weir-gateway/weir/gateway/audit"
 	"github.com/weir-gateway/weir/gateway/dnsserver"
 )
 
@@ -27,5 +29,17 @@ func dnsLimits(cfg *config.Config) dnsserver.Limits {
 	return dnsserver.Limits{
 		Device: dnsserver.Rate(l.Device), Network: dnsserver.Rate(l.Network),
 		Exempt: l.Exempt, Slip: l.Slip,
+	}
+}
+
+// auditOptions translates what the audit record says of devices, and how long it
+// is kept.
+func auditOptions(c *config.Audit) audit.Options {
+	return audit.Options{
+		Privacy: audit.Privacy(c.Privacy),
+		Rotate: audit.Rotate{
+			Size: int64(c.Rotate.Megabytes) << 20, Age: time.Duration(c.Rotate.Hours) * time.Hour,
+			Keep: c.Rotate.Keep, Stay: time.Duration(c.Rotate.Days) * 24 * time.Hour,
+		},
 	}
 }

@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weir-gateway/weir/config"
+	"github.com/weir-gateway/weir/gateway/audit"
 )
 
 func TestNewCookies(t *testing.T) {
@@ -48,5 +50,13 @@ func TestDNSLimits(t *testing.T) {
 	next.DNS.Limits.Device.PerSecond = 2
 	if err := sameListeners(cfg, &next); err == nil || !strings.Contains(err.Error(), "dns.limits") {
 		t.Errorf("a reload with other limits: %v", err)
+	}
+}
+
+func TestAuditOptions(t *testing.T) {
+	o := auditOptions(&config.Audit{Privacy: config.PrivacyHashed, Rotate: config.Rotate{Megabytes: 2, Hours: 3, Keep: 4, Days: 5}})
+	want := audit.Options{Privacy: audit.Hashed, Rotate: audit.Rotate{Size: 2 << 20, Age: 3 * time.Hour, Keep: 4, Stay: 120 * time.Hour}}
+	if o != want {
+		t.Errorf("got %+v, want %+v", o, want)
 	}
 }

@@ -155,7 +155,7 @@ func (g *Gateway) bind() error {
 	}
 	var sink audit.Sink = audit.Discard{}
 	if g.cfg.Audit.File != "" {
-		l, err := audit.Open(g.cfg.Audit.File, g.log)
+		l, err := audit.Open(g.cfg.Audit.File, auditOptions(&g.cfg.Audit), g.log)
 		if err != nil {
 			return err
 		}

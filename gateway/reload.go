@@ -173,7 +173,7 @@ func sameListeners(old, next *config.Config) error {
 	check("rpz", reflect.DeepEqual(old.RPZ, next.RPZ))
 	check("admin.listen", old.Admin.Listen == next.Admin.Listen)
 	check("admin.tls", sameTLS(&old.Admin.TLS, &next.Admin.TLS))
-	check("audit.file", old.Audit.File == next.Audit.File)
+	check("audit", old.Audit == next.Audit)
 	check("log", old.Log == next.Log)
 	check("state", old.State == next.State)
 	return errors.Join(errs...)

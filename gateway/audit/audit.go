@@ -1,6 +1,9 @@
 // Package audit writes the record of decisions: one canonical JSON line for
 // each, with one schema for both planes.
 //
+// What records say of a device can be less than is known (Privacy), and files can
+// be put away and removed when their time has come (Rotate).
+//
 // Put never blocks and never fails: records go through a bounded buffer to one
 // writer, and what does not fit is counted, not waited for. Deciding is not
 // done here, and messages to the operator are log/slog's.
@@ -103,6 +106,17 @@ type Log struct {
 	dropped atomic.Uint64
 	failed  atomic.Uint64
 	key     atomic.Pointer[func(netip.Addr) string]
+	opts    Options
+	veil    *veil
+	// Of the writer: when files were last looked at, and since when the one in use
+	// cannot be put away.
+	looked, stuck time.Time
+}
+
+// Options are what a Log does beside writing.
+type Options struct {
+	Privacy Privacy
+	Rotate  Rotate
 }
 
 // Identify makes the writer fill in DeviceID by what the function says of the
@@ -111,23 +125,30 @@ func (l *Log) Identify(key func(netip.Addr) string) { l.key.Store(&key) }
 
 // Open returns a Log that appends to the file, which is made if need be,
 // readable by its owner only.
-func Open(path string, log *slog.Logger) (*Log, error) {
+func Open(path string, opts Options, log *slog.Logger) (*Log, error) {
 	f, err := openFile(path)
 	if err != nil {
 		return nil, err
 	}
-	return start(path, f, log), nil
+	return start(path, f, opts, log), nil
 }
 
-func start(path string, f io.WriteCloser, log *slog.Logger) *Log {
+func start(path string, f io.WriteCloser, opts Options, log *slog.Logger) *Log {
 	l := &Log{
-		path: path, log: log,
+		path: path, log: log, opts: opts, veil: newVeil(opts.Privacy),
 		records: make(chan Record, buffer),
 		reopen:  make(chan chan error),
 		quit:    make(chan struct{}),
 		done:    make(chan struct{}),
 	}
-	go l.write(&file{f: f})
+	first := &file{f: f}
+	if opts.Rotate.on() {
+		first.since = firstRecord(path, time.Now())
+		if st, err := os.Stat(path); err == nil {
+			first.size = st.Size()
+		}
+	}
+	go l.write(first)
 	return l
 }
 
@@ -207,6 +228,8 @@ type file struct {
 	lines   []byte
 	waiting uint64 // records in lines
 	torn    bool   // the file ends within a line
+	size    int64
+	since   time.Time // when its first record was made
 }
 
 // write owns the file until Close.
@@ -220,11 +243,15 @@ func (l *Log) write(f *file) {
 			l.encode(f, r)
 		case <-tick.C:
 			l.flush(f)
+			l.turn(f, time.Now())
 		case reply := <-l.reopen:
 			next, err := openFile(l.path)
 			if err == nil {
 				l.close(f)
-				*f = file{f: next, lines: f.lines[:0]}
+				*f = file{f: next, lines: f.lines[:0], since: firstRecord(l.path, time.Now())}
+				if st, err := os.Stat(l.path); err == nil {
+					f.size = st.Size()
+				}
 			}
 			reply <- err
 		case <-l.quit:
@@ -237,10 +264,29 @@ func (l *Log) write(f *file) {
 	}
 }
 
+// lookEvery is how often files are looked at that may be past their time, and one
+// that cannot be put away is tried again.
+const lookEvery = time.Minute
+
+// turn puts the file away when it is time, and removes old ones.
+func (l *Log) turn(f *file, now time.Time) {
+	if !l.opts.Rotate.on() {
+		return
+	}
+	if l.opts.Rotate.due(f, now) && (l.stuck.IsZero() || now.Sub(l.stuck) >= lookEvery) {
+		l.rotate(f, now)
+	}
+	if now.Sub(l.looked) >= lookEvery {
+		l.looked = now
+		l.expire(now)
+	}
+}
+
 func (l *Log) encode(f *file, r Record) {
 	if key := l.key.Load(); key != nil && r.DeviceID == "" {
 		r.DeviceID = (*key)(r.Device)
 	}
+	l.veil.draw(&r)
 	b, err := json.Marshal(r)
 	if err != nil {
 		l.fail(1, err)
@@ -260,6 +306,7 @@ func (l *Log) flush(f *file) {
 		return
 	}
 	n, err := f.f.Write(f.lines)
+	f.size += int64(n)
 	if err == nil {
 		l.written.Add(f.waiting)
 		f.torn = false

@@ -82,7 +82,7 @@ func TestSetVerdict(t *testing.T) {
 
 func open(t *testing.T, path string) *Log {
 	t.Helper()
-	l, err := Open(path, mute)
+	l, err := Open(path, Options{}, mute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,10 +179,10 @@ func TestOpenAppendsForItsOwnerOnly(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
 		t.Errorf("mode %v, %v; want 0600", info.Mode(), err)
 	}
-	if l, err := Open(filepath.Join(path, "x"), mute); err == nil || l != nil || !strings.HasPrefix(err.Error(), "audit file: ") {
+	if l, err := Open(filepath.Join(path, "x"), Options{}, mute); err == nil || l != nil || !strings.HasPrefix(err.Error(), "audit file: ") {
 		t.Errorf("Open under a file: %v, %v", l, err)
 	}
-	if _, err := Open(filepath.Join(t.TempDir(), "none", "x"), mute); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Open(filepath.Join(t.TempDir(), "none", "x"), Options{}, mute); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Open in no folder: %v", err)
 	}
 }
@@ -280,7 +280,7 @@ func (d *disk) set(f func()) {
 
 func TestDropsAreCounted(t *testing.T) {
 	d := &disk{held: make(chan struct{}), room: 1 << 30}
-	l := start("x", d, mute)
+	l := start("x", d, Options{}, mute)
 	l.Put(Record{Name: "first.example"})
 	eventually(t, "a write", func() bool {
 		d.mu.Lock()
@@ -321,7 +321,7 @@ func TestFailureIsCountedAndToldOnce(t *testing.T) {
 	}
 	d := &disk{room: 2*len(line) + 2 + 10} // two lines and a piece
 	d.held = make(chan struct{})
-	l := start("audit.jsonl", d, slog.New(slog.NewTextHandler(&told, nil)))
+	l := start("audit.jsonl", d, Options{}, slog.New(slog.NewTextHandler(&told, nil)))
 	for range 5 {
 		l.Put(Record{Name: "a.example"})
 	}
@@ -353,7 +353,7 @@ func TestFailureIsCountedAndToldOnce(t *testing.T) {
 
 func TestTornLineIsEndedOnce(t *testing.T) {
 	d := &disk{room: 5}
-	l := start("x", d, mute)
+	l := start("x", d, Options{}, mute)
 	l.Put(Record{Name: "a.example"})
 	eventually(t, "the failure", func() bool { return l.Stats().Failed == 1 })
 	d.set(func() { d.room = 20 }) // the end of the torn line, and a second tear
@@ -372,7 +372,7 @@ func TestTornLineIsEndedOnce(t *testing.T) {
 
 func TestRecordThatIsNoJSON(t *testing.T) {
 	d := &disk{room: 1 << 20}
-	l := start("x", d, mute)
+	l := start("x", d, Options{}, mute)
 	l.Put(Record{Time: time.Date(12026, 1, 1, 0, 0, 0, 0, time.UTC)})
 	l.Put(Record{Name: "a\xff\n\"b"})
 	if err := l.Close(); err != nil {
@@ -388,7 +388,7 @@ func TestRecordThatIsNoJSON(t *testing.T) {
 
 func TestCloseErrorIsTold(t *testing.T) {
 	var told bytes.Buffer
-	l := start("x", &disk{closed: errors.New("quota exceeded")}, slog.New(slog.NewTextHandler(&told, nil)))
+	l := start("x", &disk{closed: errors.New("quota exceeded")}, Options{}, slog.New(slog.NewTextHandler(&told, nil)))
 	_ = l.Close()
 	if !strings.Contains(told.String(), "quota exceeded") {
 		t.Errorf("told %q", told.String())
@@ -437,7 +437,7 @@ type nowhere struct{ io.Writer }
 func (nowhere) Close() error { return nil }
 
 func BenchmarkPut(b *testing.B) {
-	l := start("x", nowhere{io.Discard}, mute)
+	l := start("x", nowhere{io.Discard}, Options{}, mute)
 	defer func() { _ = l.Close() }()
 	r := Record{Time: at, Plane: "dns", Transport: "udp", Name: "x.wechat.example", Type: "A"}
 	r.SetVerdict(verdict())
@@ -451,7 +451,7 @@ func BenchmarkPut(b *testing.B) {
 // Records name the device by its key where it is known.
 func TestIdentify(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	l, err := Open(path, mute)
+	l, err := Open(path, Options{}, mute)
 	if err != nil {
 		t.Fatal(err)
 	}
