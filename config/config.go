@@ -101,6 +101,9 @@ type Rebinding struct {
 // Cache bounds the answer cache.
 type Cache struct {
 	Entries int // answers; 0 turns it off
+	Bytes   int // that they take, about; 0: 1 KiB for each
+	Stale   Stale
+	TTL     TTL
 }
 
 // Proxy configures the explicit HTTP proxy.

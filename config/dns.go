@@ -12,9 +12,6 @@ import (
 	"github.com/weir-gateway/weir/blocklists"
 )
 
-// maxEntries bounds the answer cache: about 10 GB of answers.
-const maxEntries = 10_000_000
-
 func (v value) dns(c *DNS) {
 	v.object(fields{
 		"listen":    set(&c.Listen, listOf(value.listenAddr)),
@@ -23,7 +20,7 @@ func (v value) dns(c *DNS) {
 		"bootstrap": set(&c.Bootstrap, value.servers),
 		"blocked":   set(&c.Blocked, value.answer),
 		"cache": func(v value) {
-			v.object(fields{"entries": set(&c.Cache.Entries, number(0, maxEntries))})
+			v.cache(&c.Cache)
 		},
 		"cookies":    func(v value) { v.cookies(&c.Cookies) },
 		"ech":        set(&c.ECH, word(Strip, Keep)),

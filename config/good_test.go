@@ -59,12 +59,14 @@ func prefixes(s ...string) []netip.Prefix {
 	return list
 }
 
+var defaultCache = Cache{Entries: 100_000, Stale: Stale{24 * time.Hour, 1800 * time.Millisecond}, TTL: TTL{Max: 24 * time.Hour}}
+
 // withoutBans is the default as the contract has it, but for the bans.
 func withoutBans() Config {
 	return Config{
 		DNS: DNS{
 			Listen: addrs("127.0.0.1:5353"), Upstreams: []*url.URL{}, Bootstrap: addrs(),
-			Blocked: blocklists.Answer{Mode: blocklists.NXDOMAIN}, Cache: Cache{100_000}, Cookies: Cookies{Mode: CookiesAnswer},
+			Blocked: blocklists.Answer{Mode: blocklists.NXDOMAIN}, Cache: defaultCache, Cookies: Cookies{Mode: CookiesAnswer},
 			Records: []string{}, Special: specialNames,
 			Limits: Limits{Exempt: prefixes(), Slip: 2}, Strategy: StrategyOrdered,
 			ECH: Strip, H3: Strip, Rebinding: Rebinding{Allow: []string{}},
@@ -137,7 +139,8 @@ admin: {listen: ""}
 `, nil)
 	want := withoutBans()
 	want.File = "off.yml"
-	want.DNS.Listen, want.DNS.Blocked, want.DNS.Cache = addrs(), blocklists.Answer{Mode: blocklists.Null}, Cache{}
+	want.DNS.Listen, want.DNS.Blocked, want.DNS.Cache = addrs(), blocklists.Answer{Mode: blocklists.Null}, defaultCache
+	want.DNS.Cache.Entries = 0
 	want.Proxy.Listen, want.Proxy.ConnectPorts, want.Proxy.HTTPPorts = addrs(), []uint16{}, []uint16{}
 	want.Admin.Listen = netip.AddrPort{}
 	want.Bans = []blocklists.Ban{}
@@ -174,7 +177,7 @@ func TestFull(t *testing.T) {
 			Strategy:  StrategyFastest,
 			Bootstrap: addrs("192.0.2.54:53", "[2001:db8::54]:53"),
 			Blocked:   blocklists.Answer{Mode: blocklists.NXDOMAIN},
-			Cache:     Cache{200_000},
+			Cache:     Cache{Entries: 200_000, Bytes: 128 << 20, Stale: Stale{12 * time.Hour, 1500 * time.Millisecond}, TTL: TTL{5 * time.Second, 12 * time.Hour}},
 			Hosts:     filepath.Join(dir, "lists", "hosts"),
 			Records: []string{
 				"printer.example.org.\t300\tIN\tA\t10.20.0.5",

@@ -221,6 +221,11 @@ func resolverMetrics(e emitter, st resolver.Stats) {
 		series{"hit", st.Hits}, series{"miss", st.Misses})
 	e.counter("weir_resolver_local_total", "Questions that were answered from local data.", float64(st.Local))
 	e.gauge("weir_resolver_cache_entries", "Answers in the cache.", float64(st.Entries))
+	e.gauge("weir_resolver_cache_bytes", "Bytes that the answers in the cache take, about.", float64(st.Bytes))
+	e.counter("weir_resolver_stale_total", "Answers given though their TTL was over.", float64(st.Stale))
+	e.counters("weir_resolver_prefetch_total", "Popular answers near their end, by whether they were fetched anew.", "result",
+		series{"fetched", st.Prefetched}, series{"denied", st.Unfetched})
+	e.counter("weir_resolver_failures_cached_total", "Questions that failed as they had a moment before, without asking again.", float64(st.Refailed))
 	e.counter("weir_resolver_cache_evicted_total", "Answers that left the cache to make room.", float64(st.Evicted))
 	e.counter("weir_resolver_filtered_total", "Answers that private addresses were taken out of.", float64(st.Filtered))
 	e.counter("weir_resolver_coalesced_total", "Questions that shared an exchange under way.", float64(st.Coalesced))

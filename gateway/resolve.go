@@ -54,7 +54,8 @@ func (l *liveResolver) setLocal(data *resolver.Local) {
 func newResolver(cfg *config.Config, data *resolver.Local, history *resolver.History, log *slog.Logger) (*resolver.Resolver, error) {
 	return resolver.New(resolver.Options{
 		Upstreams: cfg.DNS.Upstreams, Strategy: resolver.Strategy(cfg.DNS.Strategy), Bootstrap: cfg.DNS.Bootstrap,
-		Self: cfg.DNS.Listen, CacheEntries: cfg.DNS.Cache.Entries, Log: log,
+		Self: cfg.DNS.Listen, CacheEntries: cfg.DNS.Cache.Entries, CacheBytes: cfg.DNS.Cache.Bytes, Log: log,
+		Stale: resolver.Stale(cfg.DNS.Cache.Stale), TTL: resolver.TTLs(cfg.DNS.Cache.TTL),
 		Shape: shape(cfg), Local: data, History: history,
 	})
 }

@@ -359,7 +359,7 @@ func (c *core) record(q *question, d *decision, reply []byte) {
 	case kindAny, kindRefused, kindNotImpl, kindSnoop, kindTCPOnly, kindEndpoints:
 		c.stats.synthesized.Add(1)
 	case kindAnswer, kindRewritten:
-		if q.cached {
+		if q.cached || q.answer != nil && q.answer.Stale() {
 			c.stats.cached.Add(1)
 		} else {
 			c.stats.forwarded.Add(1)

@@ -75,6 +75,8 @@ func (c *core) build(dst []byte, q *question, d *decision) []byte {
 		var e *dns.EDNS0_EDE
 		if m.Rcode == dns.RcodeServerFailure {
 			e = ede(dns.ExtendedErrorCodeOther, "the upstream resolver has no answer")
+		} else if q.answer.Stale() {
+			e = staleError(m.Rcode)
 		} else if q.answer.Filtered() {
 			e = ede(dns.ExtendedErrorCodeFiltered, "private addresses do not belong to a public name")
 		}
@@ -141,6 +143,15 @@ func upstreamError(err error) *dns.EDNS0_EDE {
 		return ede(dns.ExtendedErrorCodeNoReachableAuthority, "")
 	}
 	return ede(dns.ExtendedErrorCodeNetworkError, "")
+}
+
+// staleError says that the TTL of the answer is over (RFC 8914, sections 4.4 and
+// 4.20).
+func staleError(rcode int) *dns.EDNS0_EDE {
+	if rcode == dns.RcodeNameError {
+		return ede(dns.ExtendedErrorCodeStaleNXDOMAINAnswer, "")
+	}
+	return ede(dns.ExtendedErrorCodeStaleAnswer, "")
 }
 
 // blocked builds the reply to a blocked question, for every type of question.

@@ -21,6 +21,7 @@ type upstream struct {
 	records map[string][]dns.RR // by name, lower case with the final dot
 	mu      sync.Mutex
 	asked   map[string]int
+	broken  bool          // SERVFAIL
 	gate    chan struct{} // names under slow.example wait for it
 }
 
@@ -54,7 +55,12 @@ func (u *upstream) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	name := strings.ToLower(q.Question[0].Name)
 	u.mu.Lock()
 	u.asked[name]++
+	broken := u.broken
 	u.mu.Unlock()
+	if broken {
+		_ = w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeServerFailure))
+		return
+	}
 	if strings.HasSuffix(name, ".slow.example.") {
 		<-u.gate
 	}

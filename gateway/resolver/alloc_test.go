@@ -87,7 +87,7 @@ var names20 = func() (s [20]string) {
 func TestAnswerMemory(t *testing.T) {
 	const n, most = 20_000, 720
 	clk := newClock()
-	c := newCache(n)
+	c := newCache(n, 0, 0)
 	live := func() uint64 {
 		runtime.GC()
 		runtime.GC()

@@ -24,7 +24,7 @@ const (
 // that lead to it, and what proves a negative. It is kept as the bytes in which
 // clients get it, because records as values take many times the memory and must
 // be packed again for each client. It is shared between goroutines; all but its
-// two notes is never modified.
+// atomic notes is never modified.
 type Answer struct {
 	// What a hit reads stands side by side, here and in memory: see gather.
 	stored time.Time
@@ -35,14 +35,16 @@ type Answer struct {
 	// touched is the answer's age, in steps of hotTouch, when a Hot last told the
 	// cache that it is in use.
 	touched atomic.Uint32
-	name    string // canonical
+	asked   atomic.Uint32 // how often the slow path gave it after life; see prefetch
+	name    string        // canonical
 	wire    wire.Answer
 	ttls    [4]uint16 // those of wire, if they are so few
 
-	links    []Link
-	filtered bool // private addresses were taken out
-	size     int  // in memory, about
-	now      clock
+	links []Link
+	notes uint8
+	ttl   uint32 // seconds; life may be over before that, see hotLife
+	size  int    // in memory, about
+	now   clock
 }
 
 // Bits of Answer.standing.
@@ -66,11 +68,11 @@ func (a *Answer) Wire() *wire.Answer { return &a.wire }
 // which upstreams say that they have no answer do not: such a reply says more
 // than they do (RFC 8914).
 func (a *Answer) Plain() bool {
-	return !a.filtered && (a.wire.Rcode == wire.Success || a.wire.Rcode == wire.NameError)
+	return a.notes == 0 && (a.wire.Rcode == wire.Success || a.wire.Rcode == wire.NameError)
 }
 
 // Filtered reports whether private addresses were taken out (Shape.Rebinding).
-func (a *Answer) Filtered() bool { return a.filtered }
+func (a *Answer) Filtered() bool { return a.notes&noteFiltered != 0 }
 
 // Clean reports whether no list of the snapshot speaks about anything that the
 // answer leads to, so that it may pass for every subject at every time whose
@@ -180,7 +182,7 @@ func (a *Answer) Age(now time.Time) uint32 {
 	return uint32(max(0, min(d, 2*maxTTL*time.Second)) / time.Second)
 }
 
-// fresh reports whether a cached answer still holds.
+// fresh reports whether the hot path may give a cached answer.
 func (a *Answer) fresh(now time.Time) bool { return now.Sub(a.stored) < a.life }
 
 // A response is what cleaning leaves of an upstream's message.
@@ -189,21 +191,28 @@ type response struct {
 	ad         bool
 	answer, ns []dns.RR
 	life       time.Duration
+	keep       bool // it may be cached
+	negative   bool
 }
 
 // failure is the response that says that there is none.
-var failure = response{rcode: dns.RcodeServerFailure, life: servfailTTL * time.Second}
+var failure = response{rcode: dns.RcodeServerFailure, life: servfailTTL * time.Second, keep: true}
 
 // newAnswer cleans a response to the question and takes its records over.
-func newAnswer(k key, m *dns.Msg, now clock) *Answer {
+func newAnswer(k key, m *dns.Msg, now clock) *Answer { return newAnswerWithin(TTLs{}, k, m, now) }
+
+func newAnswerWithin(t TTLs, k key, m *dns.Msg, now clock) *Answer {
 	a := &Answer{name: k.name, now: now, stored: now()}
 	r := clean(k, m)
+	if answered(r.rcode) {
+		t.apply(&r)
+	}
 	if !a.pack(k, &r) {
 		r = failure
 		_ = a.pack(k, &r) // a header and a question
 	}
 	a.gather()
-	a.life = r.life
+	a.life, a.ttl = r.life, uint32(r.life/time.Second)
 	a.links = slices.Clip(linksOf(r.answer))
 	a.size = a.bytes()
 	return a
@@ -225,7 +234,9 @@ func clean(k key, m *dns.Msg) response {
 		return failure
 	}
 	ns := t.authority(m.Ns)
-	return response{m.Rcode, m.AuthenticatedData, t.kept, ns, time.Duration(t.ttl(ns)) * time.Second}
+	ttl, keep := t.ttl(ns)
+	return response{rcode: m.Rcode, ad: m.AuthenticatedData, answer: t.kept, ns: ns,
+		life: time.Duration(ttl) * time.Second, keep: keep, negative: !t.found}
 }
 
 // pack takes the records over as bytes. It is false for those that cannot be

@@ -22,6 +22,7 @@ const (
 type cache struct {
 	seed   maphash.Seed
 	shards []cacheShard
+	keep   time.Duration // for how long an answer stays after its TTL
 }
 
 // A cacheShard is one lock's part of the cache. It has cache lines of its own:
@@ -45,7 +46,7 @@ func (k key) cacheKey() cacheKey {
 	return cacheKey{Question{Name: k.name[:len(k.name)-1], Type: k.qtype, DO: k.do, CD: k.cd}, k.qclass}
 }
 
-func newCache(entries int) *cache {
+func newCache(entries, bytes int, keep time.Duration) *cache {
 	if entries <= 0 {
 		return nil
 	}
@@ -53,7 +54,7 @@ func newCache(entries int) *cache {
 	if entries >= 64*cacheShards {
 		n = cacheShards
 	}
-	c := &cache{seed: maphash.MakeSeed(), shards: make([]cacheShard, n)}
+	c := &cache{seed: maphash.MakeSeed(), shards: make([]cacheShard, n), keep: keep}
 	for i := range c.shards {
 		s := &c.shards[i]
 		size := entries / n
@@ -61,6 +62,9 @@ func newCache(entries int) *cache {
 			size++
 		}
 		s.room = max(size*entryBytes, shardBytes)
+		if bytes > 0 {
+			s.room = bytes / n
+		}
 		// The size is above zero, which is the only error.
 		s.lru, _ = simplelru.NewLRU(size, func(_ cacheKey, a *Answer) { s.bytes -= a.size })
 	}
@@ -71,8 +75,16 @@ func (c *cache) shard(k cacheKey) *cacheShard {
 	return &c.shards[maphash.Comparable(c.seed, k)%uint64(len(c.shards))]
 }
 
-// get returns the answer if it still holds. It does not keep the key.
+// get returns the answer if the hot path may give it. It does not keep the key.
 func (c *cache) get(k cacheKey, now time.Time) *Answer {
+	if a := c.look(k, now); a != nil && a.fresh(now) {
+		return a
+	}
+	return nil
+}
+
+// look returns the answer even if its TTL is over, for as long as it is kept.
+func (c *cache) look(k cacheKey, now time.Time) *Answer {
 	if c == nil {
 		return nil
 	}
@@ -83,7 +95,7 @@ func (c *cache) get(k cacheKey, now time.Time) *Answer {
 	if !ok {
 		return nil
 	}
-	if !a.fresh(now) {
+	if now.Sub(a.stored) >= a.end()+c.keep {
 		s.lru.Remove(k)
 		return nil
 	}
@@ -107,7 +119,7 @@ func (c *cache) touch(k cacheKey) bool {
 
 // put keeps an answer that may be cached, and returns how many left for it.
 func (c *cache) put(k cacheKey, a *Answer) (evicted uint64) {
-	if c == nil || a.life <= 0 {
+	if c == nil || a.ttl == 0 {
 		return 0
 	}
 	s := c.shard(k)
@@ -128,16 +140,47 @@ func (c *cache) put(k cacheKey, a *Answer) (evicted uint64) {
 	return evicted
 }
 
-func (c *cache) flush() {
+// forget removes the answers to questions whose names match, all of them for
+// nil, and returns how many.
+func (c *cache) forget(match func(name string) bool) (n int) {
 	if c == nil {
-		return
+		return 0
 	}
+	for i := range c.shards {
+		n += c.shards[i].forget(match)
+	}
+	return n
+}
+
+func (s *cacheShard) forget(match func(name string) bool) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if match == nil {
+		n = s.lru.Len()
+		s.lru.Purge()
+		return n
+	}
+	for _, k := range s.lru.Keys() {
+		if match(k.Name) && s.lru.Remove(k) {
+			n++
+		}
+	}
+	return n
+}
+
+// size returns how many bytes the answers take, about.
+func (c *cache) size() int {
+	if c == nil {
+		return 0
+	}
+	n := 0
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
-		s.lru.Purge()
+		n += s.bytes
 		s.mu.Unlock()
 	}
+	return n
 }
 
 func (c *cache) len() int {

@@ -105,7 +105,7 @@ func TestCacheIsBounded(t *testing.T) {
 
 func TestCacheShards(t *testing.T) {
 	const entries = 2000
-	c := newCache(entries)
+	c := newCache(entries, 0, 0)
 	if len(c.shards) != cacheShards {
 		t.Fatalf("%d shards", len(c.shards))
 	}
@@ -115,7 +115,7 @@ func TestCacheShards(t *testing.T) {
 		wg.Go(func() {
 			for i := range 2 * entries {
 				k := key{name: fmt.Sprintf("%d.%d.", g, i)}
-				c.put(k.cacheKey(), &Answer{name: k.name, life: time.Minute, stored: now, size: 100})
+				c.put(k.cacheKey(), &Answer{name: k.name, life: time.Minute, ttl: 60, stored: now, size: 100})
 				if a := c.get(k.cacheKey(), now); a != nil && a.name != k.name {
 					t.Errorf("%s has the answer of %s", k.name, a.name)
 				}
@@ -126,7 +126,7 @@ func TestCacheShards(t *testing.T) {
 	if n := c.len(); n != entries {
 		t.Errorf("%d entries, want %d", n, entries)
 	}
-	c.flush()
+	c.forget(nil)
 	for i := range c.shards {
 		if s := &c.shards[i]; s.bytes != 0 || s.lru.Len() != 0 {
 			t.Errorf("shard %d has %d bytes in %d answers after flush", i, s.bytes, s.lru.Len())
@@ -136,19 +136,19 @@ func TestCacheShards(t *testing.T) {
 
 // TestCacheBytes: large answers leave before they take the memory of many.
 func TestCacheBytes(t *testing.T) {
-	c := newCache(100)
+	c := newCache(100, 0, 0)
 	now := time.Now()
 	var evicted uint64
 	for i := range 100 {
 		k := key{name: fmt.Sprintf("%d.", i)}
-		evicted += c.put(k.cacheKey(), &Answer{name: k.name, life: time.Minute, stored: now, size: maxMsg})
+		evicted += c.put(k.cacheKey(), &Answer{name: k.name, life: time.Minute, ttl: 60, stored: now, size: maxMsg})
 	}
 	if want := shardBytes / maxMsg; c.len() != want || evicted != uint64(100-want) {
 		t.Errorf("%d large answers are kept and %d left, want %d kept", c.len(), evicted, want)
 	}
 	// Replacing an answer takes its size off.
 	for range 10 {
-		c.put(key{name: "99."}.cacheKey(), &Answer{life: time.Minute, stored: now, size: 10})
+		c.put(key{name: "99."}.cacheKey(), &Answer{life: time.Minute, ttl: 60, stored: now, size: 10})
 	}
 	if got := c.shards[0].bytes; got != maxMsg+10 {
 		t.Errorf("%d bytes, want %d", got, maxMsg+10)

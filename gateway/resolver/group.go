@@ -51,6 +51,18 @@ func (g *group) forward(ctx context.Context, k key) (*dns.Msg, error) {
 	return newRace(ctx, g, k, ups).run()
 }
 
+// silent reports whether every upstream is down and has said nothing since.
+func (g *group) silent() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, u := range g.ups {
+		if !u.silent() {
+			return false
+		}
+	}
+	return len(g.ups) > 0
+}
+
 // addrs returns the addresses of a system group's upstreams.
 func (g *group) addrs() []netip.AddrPort {
 	var addrs []netip.AddrPort

@@ -92,7 +92,7 @@ func TestHotBorrowsNames(t *testing.T) {
 		}
 	}
 	// It is the Hot that has them, under names of their own.
-	r.cache.flush()
+	r.cache.forget(nil)
 	copy(buf, strings.Repeat("z", len(buf)))
 	for i := range 10 {
 		if a := get(hotName(i)); a == nil || a.name != hotName(i)+"." {

@@ -96,8 +96,10 @@ func dislikesEDNS(m *dns.Msg) bool {
 
 // answers reports whether the response says something about the name, and not
 // only that the upstream does not.
-func answers(m *dns.Msg) bool {
-	switch m.Rcode {
+func answers(m *dns.Msg) bool { return answered(m.Rcode) }
+
+func answered(rcode int) bool {
+	switch rcode {
 	case dns.RcodeSuccess, dns.RcodeNameError, dns.RcodeYXDomain:
 		return true
 	}

@@ -63,7 +63,10 @@ type Options struct {
 	ResolvConf string // empty: /etc/resolv.conf
 	// Self are our own listeners. A resolver that is one of them is refused.
 	Self         []netip.AddrPort
-	CacheEntries int           // 0: no cache
+	CacheEntries int  // 0: no cache
+	CacheBytes   int  // what they may take; 0: 1 KiB for each entry
+	TTL          TTLs // of answers
+	Stale        Stale
 	Timeout      time.Duration // for a whole question; 0: 5 s. A try takes 2/5 of it, 2 s at the most
 	// MaxInFlight bounds the exchanges with upstreams under way, and so the
 	// sockets; equal questions share one. 0: 1024. More than 32768 count as
@@ -81,16 +84,20 @@ type Options struct {
 // A Resolver answers from its cache and from upstreams. It is safe for
 // concurrent use and owns its sockets and goroutines until Close.
 type Resolver struct {
-	now     clock
-	timeout time.Duration
-	max     int
-	main    *group
-	boot    *group // for host names of upstreams
-	cache   *cache // nil: none
-	shape   Shape
-	local   atomic.Pointer[Local] // nil: none
-	history *History              // nil: none
-	count   counters
+	now      clock
+	timeout  time.Duration
+	max      int
+	main     *group
+	boot     *group // for host names of upstreams
+	cache    *cache // nil: none
+	failures failures
+	meter    meter // of what is fetched ahead
+	ttl      TTLs
+	wait     time.Duration // for upstreams, where there is a stale answer
+	shape    Shape
+	local    atomic.Pointer[Local] // nil: none
+	history  *History              // nil: none
+	count    counters
 
 	ctx    context.Context // of all exchanges, ended by Close
 	cancel context.CancelFunc
@@ -148,7 +155,8 @@ func newResolver(opts Options, now clock, port uint16) (*Resolver, error) {
 		now:     now,
 		timeout: opts.Timeout,
 		max:     opts.MaxInFlight,
-		cache:   newCache(opts.CacheEntries),
+		cache:   newCache(opts.CacheEntries, opts.CacheBytes, opts.Stale.Max),
+		ttl:     opts.TTL, wait: cmp.Or(opts.Stale.Wait, defaultStaleWait),
 		shape:   opts.Shape,
 		history: opts.History,
 		calls:   make(map[callKey]*call),
@@ -205,25 +213,14 @@ func (r *Resolver) Close() error {
 }
 
 // Cached returns the answer to q if it is in the cache, and nil otherwise. It
-// never blocks on the network.
+// may be stale, if it is known that upstreams do not answer now. It never blocks
+// on the network.
 func (r *Resolver) Cached(q *dns.Msg) *Answer {
 	k, err := keyOf(q)
 	if err != nil {
 		return nil
 	}
-	return r.cached(k)
-}
-
-func (r *Resolver) cached(k key) *Answer {
-	if a := r.local.Load().answer(k, r.now); a != nil {
-		r.count.local.Add(1)
-		r.history.add(a, r.now())
-		return a
-	}
-	a := r.cache.get(k.cacheKey(), r.now())
-	if a != nil {
-		r.count.hits.Add(1)
-	}
+	a, _ := r.held(k)
 	return a
 }
 
@@ -231,22 +228,31 @@ func (r *Resolver) cached(k key) *Answer {
 // questions under way share one exchange, which goes on when ctx ends: others
 // may wait for it, and the next one finds its answer in the cache. An answer
 // may say that an upstream has none (Rcode); an error means that none
-// answered.
+// answered. Where the cache has an answer whose TTL is over, that is what comes
+// in place of either, and when the upstreams take too long (RFC 8767).
 func (r *Resolver) Resolve(ctx context.Context, q *dns.Msg) (*Answer, error) {
 	k, err := keyOf(q)
 	if err != nil {
 		return nil, err
 	}
-	if a := r.cached(k); a != nil {
-		return a, nil
+	if a, err := r.held(k); a != nil || err != nil {
+		return a, err
 	}
 	r.count.misses.Add(1)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	old := r.expired(k)
 	c, err := r.join(k)
-	if err != nil {
+	switch {
+	case err == nil:
+	case old != nil && !errors.Is(err, ErrClosed):
+		return r.giveStale(old), nil
+	default:
 		return nil, err
+	}
+	if old != nil {
+		return r.await(ctx, k, c, old)
 	}
 	select {
 	case <-c.done:
@@ -254,6 +260,24 @@ func (r *Resolver) Resolve(ctx context.Context, q *dns.Msg) (*Answer, error) {
 	case <-ctx.Done():
 		return nil, fmt.Errorf("waiting for the answer to %s: %w", k, ctx.Err())
 	}
+}
+
+// await waits for the call while a stale answer is at hand.
+func (r *Resolver) await(ctx context.Context, k key, c *call, old *Answer) (*Answer, error) {
+	t := time.NewTimer(r.wait)
+	defer t.Stop()
+	select {
+	case <-c.done:
+		if c.err == nil && answered(c.answer.Rcode()) {
+			return c.answer, nil
+		}
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	if r.ctx.Err() != nil {
+		return nil, ErrClosed
+	}
+	return r.giveStale(old), nil
 }
 
 // join returns the call for the question, which it starts if there is none.
@@ -291,19 +315,14 @@ func (r *Resolver) exchange(ck callKey, c *call) {
 	defer cancel()
 	m, err := r.main.forward(ctx, ck.key)
 	if err == nil {
-		filtered := r.shape.apply(ck.key, m)
-		c.answer = newAnswer(ck.key, m, r.now)
-		if c.answer.filtered = filtered; filtered {
-			r.count.filtered.Add(1)
-		}
-		r.history.add(c.answer, r.now())
+		c.answer = r.take(ck.key, m)
 	} else {
 		c.err = fmt.Errorf("asking for %s: %w", ck.key, err)
 		r.count.failed.Add(1)
 	}
 	r.mu.Lock()
-	if c.answer != nil && ck.epoch == r.epoch.Load() {
-		r.count.evicted.Add(r.cache.put(ck.key.cacheKey(), c.answer))
+	if ck.epoch == r.epoch.Load() {
+		r.keep(ck.key.cacheKey(), c)
 	}
 	delete(r.calls, ck)
 	r.mu.Unlock()
@@ -317,12 +336,28 @@ func (r *Resolver) SetLocal(l *Local) {
 	r.Flush()
 }
 
-// Flush empties the cache. Exchanges under way end for those who wait for them
-// and leave nothing in it.
-func (r *Resolver) Flush() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	// The number comes last: a Hot that has seen it finds nothing from before.
-	r.cache.flush()
-	r.epoch.Store(epochs.Add(1))
+// take makes a response the answer that clients get.
+func (r *Resolver) take(k key, m *dns.Msg) *Answer {
+	filtered := r.shape.apply(k, m)
+	a := newAnswerWithin(r.ttl, k, m, r.now)
+	if filtered {
+		a.notes |= noteFiltered
+		r.count.filtered.Add(1)
+	}
+	a.life = hotLife(a.end())
+	r.history.add(a, r.now())
+	return a
+}
+
+// keep remembers what came of a call. A failure leaves the answer that was there
+// in its place: it may be given when its TTL is over.
+func (r *Resolver) keep(k cacheKey, c *call) {
+	switch {
+	case r.cache == nil:
+	case c.err != nil || !answered(c.answer.Rcode()):
+		r.failures.add(k, c.answer, c.err, r.now())
+	default:
+		r.failures.remove(k)
+		r.count.evicted.Add(r.cache.put(k, c.answer))
+	}
 }

@@ -160,8 +160,8 @@ func TestShapeNothingLeft(t *testing.T) {
 			t.Errorf("%s: %v", c.what, err)
 			continue
 		}
-		if a.Rcode() != c.rcode || a.life != c.life || r.Cached(q) != a {
-			t.Errorf("%s: rcode %d, life %v", c.what, a.Rcode(), a.life)
+		if a.Rcode() != c.rcode || a.end() != c.life || r.Cached(q) != a {
+			t.Errorf("%s: rcode %d, life %v", c.what, a.Rcode(), a.end())
 		}
 		m := a.Reply(q)
 		wantTexts(t, c.what, append(m.Answer, m.Ns...), c.want...)

@@ -9,6 +9,7 @@ import (
 type counters struct {
 	hits, misses, coalesced, busy, failed, evicted, filtered atomic.Uint64
 	local                                                    atomic.Uint64
+	stale, prefetched, prefetchDenied, failuresCached        atomic.Uint64
 	mismatched, malformed, truncated                         atomic.Uint64
 }
 
@@ -25,7 +26,12 @@ type Stats struct {
 	Filtered   uint64 // answers that private addresses were taken out of
 	Truncated  uint64 // UDP responses that were asked for again over TCP
 	Local      uint64 // answers from local data
+	Stale      uint64 // answers given though their TTL was over
+	Prefetched uint64 // answers fetched anew before their TTL was over
+	Unfetched  uint64 // times that this was not done, because there was too much to do
+	Refailed   uint64 // questions that failed as they had a moment before, without asking
 	Entries    int    // answers in the cache
+	Bytes      int    // that these take, about
 	InFlight   int    // exchanges under way
 	HedgeWins  uint64 // second queries whose answer came first
 	Unhedged   uint64 // second queries that the budget did not allow
@@ -60,6 +66,7 @@ func (r *Resolver) Stats() Stats {
 		Hits: c.hits.Load() + hot, Misses: c.misses.Load(), Coalesced: c.coalesced.Load(),
 		Busy: c.busy.Load(), Failed: c.failed.Load(), Evicted: c.evicted.Load(), Filtered: c.filtered.Load(), Local: c.local.Load(),
 		Mismatched: c.mismatched.Load(), Malformed: c.malformed.Load(), Truncated: c.truncated.Load(),
-		Entries: r.cache.len(), InFlight: inFlight, Upstreams: r.main.stats(),
+		Stale: c.stale.Load(), Prefetched: c.prefetched.Load(), Unfetched: c.prefetchDenied.Load(), Refailed: c.failuresCached.Load(),
+		Bytes: r.cache.size(), Entries: r.cache.len(), InFlight: inFlight, Upstreams: r.main.stats(),
 	}
 }

@@ -236,7 +236,7 @@ func (t *trail) passed(zone string) bool {
 
 // ttl returns for how many seconds the answer holds: as long as every record of
 // it. A negative one without SOA is not cached (RFC 2308, section 5).
-func (t *trail) ttl(ns []dns.RR) uint32 {
+func (t *trail) ttl(ns []dns.RR) (ttl uint32, keep bool) {
 	life, negative := uint32(maxTTL), false
 	for _, rr := range t.kept {
 		life = min(life, rr.Header().Ttl)
@@ -246,7 +246,7 @@ func (t *trail) ttl(ns []dns.RR) uint32 {
 		negative = negative || rr.Header().Rrtype == dns.TypeSOA
 	}
 	if !t.found && !negative {
-		return 0
+		return 0, false
 	}
-	return life
+	return life, true
 }

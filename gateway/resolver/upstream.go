@@ -58,6 +58,7 @@ type upstream struct {
 	mu     sync.Mutex
 	streak int // misses in a row
 	heard  time.Time
+	since  time.Time                // when it went down last
 	rtt    time.Duration            // smoothed; 0 before the first response
 	times  [timesKept]time.Duration // of the last responses, a ring
 	heardN int
@@ -118,11 +119,23 @@ func (u *upstream) missed(err error) {
 	if u.streak < failLimit || u.down.Swap(true) {
 		return
 	}
+	u.since = time.Now()
 	u.opened.Add(1)
 	u.b.log.Warn("upstream resolver does not respond", "upstream", u.address, "error", err)
 	if !u.b.tasks.run(u.probe) {
 		u.down.Store(false) // closed
 	}
+}
+
+// silent reports whether it is down and has said nothing since. One that is only
+// slow has.
+func (u *upstream) silent() bool {
+	if !u.down.Load() {
+		return false
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.heard.Before(u.since)
 }
 
 // cold reports whether a try may have to connect first.

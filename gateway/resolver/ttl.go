@@ -1,0 +1,43 @@
+package resolver
+
+import (
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// maxNegativeTTL is for how many seconds it is kept at the most that something
+// does not exist (RFC 2308, section 5: one to three hours work well).
+const maxNegativeTTL = 3 * 60 * 60
+
+// TTLs bound for how long answers are kept, here and by clients. Zero is no
+// bound, but for a day that nothing outlives.
+type TTLs struct {
+	Min, Max time.Duration
+}
+
+// apply brings the response's life, and the TTLs of its records, within bounds.
+// What must not be kept is not kept for the sake of a floor.
+func (t TTLs) apply(r *response) {
+	low, high := uint32(t.Min/time.Second), uint32(maxTTL)
+	if t.Max > 0 {
+		high = min(high, uint32(t.Max/time.Second))
+	}
+	low = min(low, high)
+	for _, rrs := range [][]dns.RR{r.answer, r.ns} {
+		for _, rr := range rrs {
+			h := rr.Header()
+			h.Ttl = min(max(h.Ttl, low), high)
+			if r.negative && h.Rrtype == dns.TypeSOA {
+				h.Ttl = min(h.Ttl, maxNegativeTTL)
+			}
+		}
+	}
+	if !r.keep {
+		return
+	}
+	if r.negative {
+		high = min(high, maxNegativeTTL)
+	}
+	r.life = min(max(r.life, time.Duration(low)*time.Second), time.Duration(high)*time.Second)
+}
