@@ -233,7 +233,7 @@ func resolverMetrics(e emitter, st resolver.Stats) {
 	e.counter("weir_resolver_failed_total", "Exchanges in which no upstream answered.", float64(st.Failed))
 	e.gauge("weir_resolver_inflight", "Exchanges under way.", float64(st.InFlight))
 	e.counters("weir_resolver_responses_ignored_total", "Upstream responses that were not used, by reason.", "reason",
-		series{"mismatched", st.Mismatched}, series{"malformed", st.Malformed}, series{"truncated", st.Truncated})
+		series{"mismatched", st.Mismatched}, series{"malformed", st.Malformed}, series{"truncated", st.Truncated}, series{"doubted", st.Doubted})
 	e.counter("weir_resolver_hedge_wins_total", "Second queries whose answer came before the first one's.", float64(st.HedgeWins))
 	e.counter("weir_resolver_hedges_denied_total", "Second queries that were not sent, because there had been too many.", float64(st.Unhedged))
 	for _, u := range st.Upstreams {

@@ -98,7 +98,7 @@ func (b *builder) bootstrapGroup(addrs []netip.AddrPort, s *system) (*group, err
 // plain makes an upstream over UDP with TCP beside it.
 func (b *builder) plain(a netip.AddrPort) *upstream {
 	e := &endpoint{addr: a.Addr(), port: a.Port(), self: b.self}
-	u := b.wrap("udp://"+a.String(), &udpTransport{addr: a, tcp: newStreamPool(b, e.dial), count: b.count})
+	u := b.wrap("udp://"+a.String(), &udpTransport{addr: a, tcp: newStreamPool(b, e.dial), count: b.count, log: b.log})
 	u.plain = true
 	return u
 }

@@ -96,7 +96,7 @@ func TestQueryIsOurOwn(t *testing.T) {
 		switch {
 		case !got.RecursionDesired, !got.CheckingDisabled, len(got.Answer)+len(got.Ns) != 0, len(got.Extra) != 1, opt == nil:
 			t.Fatalf("upstream query:\n%s", got)
-		case opt.UDPSize() != 1232, !opt.Do(), len(opt.Option) != 0:
+		case opt.UDPSize() != 1232, !opt.Do(), len(opt.Option) != 1 || !ours(opt.Option[0]):
 			t.Fatalf("upstream OPT: %s", opt)
 		}
 		ids[got.Id] = true
@@ -111,6 +111,12 @@ func TestQueryIsOurOwn(t *testing.T) {
 	if got := <-seen; got.IsEdns0() == nil || got.IsEdns0().Do() || got.CheckingDisabled {
 		t.Errorf("upstream query for one without EDNS:\n%s", got)
 	}
+}
+
+// ours reports whether the option is our own cookie.
+func ours(o dns.EDNS0) bool {
+	c, ok := o.(*dns.EDNS0_COOKIE)
+	return ok && len(c.Cookie) == clientCookieHex && c.Cookie != "0011223344556677"
 }
 
 func TestQuestionsRefused(t *testing.T) {

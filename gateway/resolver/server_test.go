@@ -39,9 +39,21 @@ type zone struct {
 
 func (z *zone) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	z.queries.Add(1)
-	if m := z.answer(q); m != nil {
+	if m := lowered(q, z.answer); m != nil {
 		_ = w.WriteMsg(m)
 	}
+}
+
+// lowered has the question answered as if its name were in lower case; the
+// response has it as it was asked, as those of nearly all servers do.
+func lowered(q *dns.Msg, answer func(*dns.Msg) *dns.Msg) *dns.Msg {
+	asked := q.Question[0].Name
+	q.Question[0].Name = dns.CanonicalName(asked)
+	m := answer(q)
+	if m != nil && len(m.Question) == 1 && m.Question[0].Name == q.Question[0].Name {
+		m.Question = []dns.Question{{Name: asked, Qtype: m.Question[0].Qtype, Qclass: m.Question[0].Qclass}}
+	}
+	return m
 }
 
 // records returns a zone that answers every question with those records.

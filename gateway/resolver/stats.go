@@ -10,7 +10,7 @@ type counters struct {
 	hits, misses, coalesced, busy, failed, evicted, filtered atomic.Uint64
 	local                                                    atomic.Uint64
 	stale, prefetched, prefetchDenied, failuresCached        atomic.Uint64
-	mismatched, malformed, truncated                         atomic.Uint64
+	mismatched, malformed, truncated, doubted                atomic.Uint64
 }
 
 // Stats are the counters of a Resolver since New, and its state now.
@@ -24,6 +24,7 @@ type Stats struct {
 	Mismatched uint64 // responses ignored: wrong ID or question, or no response
 	Malformed  uint64 // responses that could not be read
 	Filtered   uint64 // answers that private addresses were taken out of
+	Doubted    uint64 // UDP responses that may be forgeries, and were asked for again over TCP
 	Truncated  uint64 // UDP responses that were asked for again over TCP
 	Local      uint64 // answers from local data
 	Stale      uint64 // answers given though their TTL was over
@@ -65,7 +66,7 @@ func (r *Resolver) Stats() Stats {
 		HedgeWins: r.main.hedgeWins.Load(), Unhedged: denied,
 		Hits: c.hits.Load() + hot, Misses: c.misses.Load(), Coalesced: c.coalesced.Load(),
 		Busy: c.busy.Load(), Failed: c.failed.Load(), Evicted: c.evicted.Load(), Filtered: c.filtered.Load(), Local: c.local.Load(),
-		Mismatched: c.mismatched.Load(), Malformed: c.malformed.Load(), Truncated: c.truncated.Load(),
+		Mismatched: c.mismatched.Load(), Malformed: c.malformed.Load(), Truncated: c.truncated.Load(), Doubted: c.doubted.Load(),
 		Stale: c.stale.Load(), Prefetched: c.prefetched.Load(), Unfetched: c.prefetchDenied.Load(), Refailed: c.failuresCached.Load(),
 		Bytes: r.cache.size(), Entries: r.cache.len(), InFlight: inFlight, Upstreams: r.main.stats(),
 	}
