@@ -64,8 +64,9 @@ func (c *Config) At(source string, err error) error {
 // DNS configures the resolver.
 type DNS struct {
 	Listen     []netip.AddrPort  // UDP and TCP
-	Upstreams  []*url.URL        // scheme udp, tcp, tls or https, host with port; empty: the system's resolvers
+	Upstreams  []*url.URL        // scheme udp, tcp, tls, quic, https or h3, host with port; empty: the system's resolvers
 	Strategy   Strategy          // in which order upstreams are asked
+	Routes     []Route           // names that are asked elsewhere
 	Bootstrap  []netip.AddrPort  // resolvers for the host names of upstreams; empty: the system's
 	Blocked    blocklists.Answer // how blocked questions are answered
 	Cache      Cache

@@ -17,6 +17,7 @@ func (v value) dns(c *DNS) {
 		"listen":    set(&c.Listen, listOf(value.listenAddr)),
 		"upstreams": set(&c.Upstreams, listOf(value.upstream)),
 		"strategy":  set(&c.Strategy, word(StrategyOrdered, StrategyFastest, StrategyParallel, StrategyRandom)),
+		"routes":    set(&c.Routes, value.routes),
 		"bootstrap": set(&c.Bootstrap, value.servers),
 		"blocked":   set(&c.Blocked, value.answer),
 		"cache": func(v value) {
@@ -89,12 +90,15 @@ func (v value) answer() (blocklists.Answer, bool) {
 }
 
 // upstreamPorts are the schemes of upstreams and their ports (RFC 1035,
-// section 4.2; RFC 7858, section 3.1; RFC 9110, section 4.2.2).
-var upstreamPorts = map[string]uint16{"udp": 53, "tcp": 53, "tls": 853, "https": 443}
+// section 4.2; RFC 7858, section 3.1; RFC 9250, section 4.1.1; RFC 9110, section 4.2.2).
+var upstreamPorts = map[string]uint16{"udp": 53, "tcp": 53, "tls": 853, "quic": 853, "https": 443, "h3": 443}
 
 // dohPath is where DNS over HTTPS is where nothing else is said (RFC 8484 has
 // no default; this is the path of its examples and of all known servers).
 const dohPath = "/dns-query"
+
+// overHTTP reports whether an upstream of that scheme has a path.
+func overHTTP(scheme string) bool { return scheme == "https" || scheme == "h3" }
 
 // upstream returns the URL of a DNS server, with its host canonical, and with
 // the port and the path of its scheme where none is given.
@@ -109,12 +113,8 @@ func (v value) upstream() (*url.URL, bool) {
 		return nil, false
 	}
 	port, known := upstreamPorts[strings.ToLower(scheme)]
-	switch {
-	case strings.EqualFold(scheme, "quic"):
-		v.fail("quic:// is not supported yet; use tls:// or https://")
-		return nil, false
-	case !known:
-		v.fail("unknown scheme %s; want udp, tcp, tls or https", quote(scheme))
+	if !known {
+		v.fail("unknown scheme %s; want udp, tcp, tls, quic, https or h3", quote(scheme))
 		return nil, false
 	}
 	u, err := url.Parse(s)
@@ -140,7 +140,7 @@ func (v value) plainURL(u *url.URL) bool {
 		v.fail("an upstream has no query (?)")
 	case u.Fragment != "" || strings.HasSuffix(v.n.Value, "#"):
 		v.fail("an upstream has no fragment (#)")
-	case u.Scheme != "https" && u.Path != "":
+	case !overHTTP(u.Scheme) && u.Path != "":
 		v.fail("a %s upstream has no path; write %s", u.Scheme, quote(u.Scheme+"://"+u.Host))
 	case u.Host == "" || strings.HasPrefix(u.Host, ":"):
 		v.fail("the URL has no host")
@@ -178,7 +178,7 @@ func (v value) upstreamHost(u *url.URL, port uint16) (*url.URL, bool) {
 		return nil, false
 	}
 	c := &url.URL{Scheme: u.Scheme, Host: net.JoinHostPort(name, strconv.Itoa(int(port)))}
-	if u.Scheme == "https" {
+	if overHTTP(u.Scheme) {
 		c.Path, c.RawPath = u.Path, u.RawPath
 		if u.Path == "" || u.Path == "/" {
 			c.Path = dohPath
@@ -219,16 +219,23 @@ func (d *decoder) checkUpstreams(c *DNS) {
 	for _, l := range c.Listen {
 		own[l] = "dns.listen"
 	}
-	for i, u := range c.Upstreams {
+	d.checkLoops(own, c.Upstreams, "dns", "upstreams")
+	for i, r := range c.Routes {
+		d.checkLoops(own, r.Upstreams, "dns", "routes", i, "upstreams")
+	}
+	for i, ap := range c.Bootstrap {
+		d.checkLoop(own, ap, "dns", "bootstrap", i)
+	}
+}
+
+func (d *decoder) checkLoops(own map[netip.AddrPort]string, upstreams []*url.URL, path ...any) {
+	for i, u := range upstreams {
 		if u == nil {
 			continue
 		}
 		if ap, err := netip.ParseAddrPort(u.Host); err == nil {
-			d.checkLoop(own, ap, "dns", "upstreams", i)
+			d.checkLoop(own, ap, append(path[:len(path):len(path)], i)...)
 		}
-	}
-	for i, ap := range c.Bootstrap {
-		d.checkLoop(own, ap, "dns", "bootstrap", i)
 	}
 }
 

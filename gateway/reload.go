@@ -184,7 +184,7 @@ func sameTLS(a, b *config.AdminTLS) bool {
 }
 
 func sameUpstreams(a, b *config.DNS) bool {
-	return reflect.DeepEqual(a.Upstreams, b.Upstreams) && a.Strategy == b.Strategy && slices.Equal(a.Bootstrap, b.Bootstrap) && a.Cache == b.Cache
+	return reflect.DeepEqual(a.Upstreams, b.Upstreams) && a.Strategy == b.Strategy && reflect.DeepEqual(a.Routes, b.Routes) && slices.Equal(a.Bootstrap, b.Bootstrap) && a.Cache == b.Cache
 }
 
 // revisions are the revisions of sources by their spelling.

@@ -53,7 +53,7 @@ func (l *liveResolver) setLocal(data *resolver.Local) {
 // newResolver makes a resolver that remembers in the history, nil for none.
 func newResolver(cfg *config.Config, data *resolver.Local, history *resolver.History, log *slog.Logger) (*resolver.Resolver, error) {
 	return resolver.New(resolver.Options{
-		Upstreams: cfg.DNS.Upstreams, Strategy: resolver.Strategy(cfg.DNS.Strategy), Bootstrap: cfg.DNS.Bootstrap,
+		Upstreams: cfg.DNS.Upstreams, Strategy: resolver.Strategy(cfg.DNS.Strategy), Routes: resolverRoutes(cfg), Bootstrap: cfg.DNS.Bootstrap,
 		Self: cfg.DNS.Listen, CacheEntries: cfg.DNS.Cache.Entries, CacheBytes: cfg.DNS.Cache.Bytes, Log: log,
 		Stale: resolver.Stale(cfg.DNS.Cache.Stale), TTL: resolver.TTLs(cfg.DNS.Cache.TTL),
 		Shape: shape(cfg), Local: data, History: history,
@@ -67,9 +67,28 @@ func shape(cfg *config.Config) resolver.Shape {
 		ECH:             cfg.DNS.ECH == config.Strip,
 		H3:              cfg.DNS.H3 == config.Strip,
 		Rebinding:       cfg.DNS.Rebinding.Block,
-		PrivateNames:    cfg.DNS.Rebinding.Allow,
+		PrivateNames:    privateNames(cfg),
 		PrivateNetworks: slices.Concat(cfg.Proxy.AllowNetworks, cfg.VPN.Internal),
 	}
+}
+
+// privateNames may have private addresses: what is asked at upstreams of its own
+// is what is inside.
+func privateNames(cfg *config.Config) []string {
+	names := slices.Clone(cfg.DNS.Rebinding.Allow)
+	for _, r := range cfg.DNS.Routes {
+		names = append(names, r.Names...)
+	}
+	return names
+}
+
+// resolverRoutes translates who is asked for which names.
+func resolverRoutes(cfg *config.Config) []resolver.Route {
+	var routes []resolver.Route
+	for _, r := range cfg.DNS.Routes {
+		routes = append(routes, resolver.Route{Names: r.Names, Upstreams: r.Upstreams, Strategy: resolver.Strategy(r.Strategy)})
+	}
+	return routes
 }
 
 // Gave reports whether a resolver of this gateway said the name to be at the

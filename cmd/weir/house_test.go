@@ -69,7 +69,7 @@ var requirements = map[string]string{
 	"github.com/mdlayher/netlink":         "buffers of the sockets under nftables, routes for tproxy; gateway/vpn only",
 	"github.com/miekg/dns":                "DNS messages, zone files, servers and clients off the hot path",
 	"github.com/prometheus/client_golang": "the metrics format, from those who define it",
-	"github.com/quic-go/quic-go":          "QUIC and HTTP/3: gateway/dnsserver answers over them, gateway/prove tries them as a device does, bench/world serves them",
+	"github.com/quic-go/quic-go":          "QUIC and HTTP/3: gateway/dnsserver answers over them, gateway/resolver asks, gateway/prove tries them as a device does, bench/world serves them",
 	"github.com/rogpeppe/go-internal":     "testscript: tests that drive the real binary",
 	"github.com/urfave/cli/v2":            "the command line; cmd/ only",
 	"go.yaml.in/yaml/v3":                  "configuration, with the position of every node",

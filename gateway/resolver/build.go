@@ -35,6 +35,7 @@ type builder struct {
 	mostLinger int64
 	self       func(netip.AddrPort) bool
 	tls        *tls.Config
+	known      map[string]*upstream // by URL; while the groups are made
 	hosts      *hosts
 }
 
@@ -107,10 +108,23 @@ func (b *builder) wrap(address string, t transport) *upstream {
 	return &upstream{address: address, transport: t, b: b}
 }
 
+// upstream makes an upstream, or returns the one that another group has already:
+// how it is doing is the same for both.
 func (b *builder) upstream(u *url.URL) (*upstream, error) {
 	if u == nil {
 		return nil, fmt.Errorf("upstream is missing: write it as udp://192.0.2.53:53")
 	}
+	if known := b.known[u.String()]; known != nil {
+		return known, nil
+	}
+	up, err := b.connect(u)
+	if err == nil {
+		b.known[u.String()] = up
+	}
+	return up, err
+}
+
+func (b *builder) connect(u *url.URL) (*upstream, error) {
 	e, err := b.endpoint(u)
 	if err != nil {
 		return nil, fmt.Errorf("upstream %s: %w", u.Redacted(), err)
@@ -122,17 +136,21 @@ func (b *builder) upstream(u *url.URL) (*upstream, error) {
 		return b.wrap(u.String(), newStreamPool(b, e.dial)), nil
 	case "tls":
 		return b.wrap(u.String(), newStreamPool(b, b.dialTLS(e))), nil
+	case "quic":
+		return b.wrap(u.String(), b.newQUIC(e)), nil
+	case "h3":
+		return b.wrap(u.Redacted(), newHTTPS(b, b.newHTTP3(e), u)), nil
 	}
-	return b.wrap(u.Redacted(), newHTTPS(b, e, u)), nil
+	return b.wrap(u.Redacted(), newHTTPS(b, b.newTransport(e), u)), nil
 }
 
 // ports are the schemes with their own ports.
-var ports = map[string]uint16{"udp": portDNS, "tcp": portDNS, "tls": portTLS, "https": portHTTPS}
+var ports = map[string]uint16{"udp": portDNS, "tcp": portDNS, "tls": portTLS, "quic": portTLS, "https": portHTTPS, "h3": portHTTPS}
 
 func (b *builder) endpoint(u *url.URL) (*endpoint, error) {
 	port, ok := ports[u.Scheme]
 	if !ok {
-		return nil, fmt.Errorf("scheme %q is not known: use udp, tcp, tls or https", u.Scheme)
+		return nil, fmt.Errorf("scheme %q is not known: use udp, tcp, tls, quic, https or h3", u.Scheme)
 	}
 	if s := u.Port(); s != "" {
 		n, err := strconv.ParseUint(s, 10, 16)
@@ -173,12 +191,9 @@ type endpoint struct {
 // dial connects to the first address that takes the connection. A dead one may
 // use up its share of the time only.
 func (e *endpoint) dial(ctx context.Context) (net.Conn, error) {
-	addrs := []netip.Addr{e.addr}
-	if !e.addr.IsValid() {
-		var err error
-		if addrs, err = e.hosts.lookup(ctx, e.host); err != nil {
-			return nil, err
-		}
+	addrs, err := e.addrs(ctx)
+	if err != nil {
+		return nil, err
 	}
 	var last error
 	for i, a := range addrs {
@@ -206,10 +221,7 @@ func (e *endpoint) dialAddr(ctx context.Context, a netip.AddrPort, share int) (n
 // upstream is the host of its URL: by name, or by an IP SAN.
 func (b *builder) dialTLS(e *endpoint) func(context.Context) (net.Conn, error) {
 	conf := b.tlsConfig()
-	conf.ServerName = e.host
-	if e.addr.IsValid() {
-		conf.ServerName = e.addr.WithZone("").String()
-	}
+	conf.ServerName = e.serverName()
 	conf.ClientSessionCache = tls.NewLRUClientSessionCache(streamConns)
 	return func(ctx context.Context) (net.Conn, error) {
 		raw, err := e.dial(ctx)

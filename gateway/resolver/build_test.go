@@ -14,7 +14,8 @@ import (
 func TestNewRefuses(t *testing.T) {
 	for _, tt := range []struct{ url, want string }{
 		{"ftp://192.0.2.1", `scheme "ftp" is not known`},
-		{"quic://192.0.2.1", "use udp, tcp, tls or https"},
+		{"doq://192.0.2.1", "use udp, tcp, tls, quic, https or h3"},
+		{"quic://127.0.0.1:5353", "our own listener"},
 		{"udp://dns.example", "needs an address"},
 		{"tcp://dns.example:53", "needs an address"},
 		{"tls://:853", "no host"},

@@ -16,7 +16,7 @@ import (
 
 const mediaType = "application/dns-message"
 
-// An httpsTransport asks over HTTPS (RFC 8484), by POST. It follows no redirect
+// An httpsTransport asks over HTTPS (RFC 8484), by POST, over HTTP/2 or HTTP/3. It follows no redirect
 // and uses no proxy: the upstream is the one that the operator named.
 type httpsTransport struct {
 	url    string
@@ -24,14 +24,15 @@ type httpsTransport struct {
 	count  *counters
 }
 
-func newHTTPS(b *builder, e *endpoint, u *url.URL) *httpsTransport {
+func newHTTPS(b *builder, over http.RoundTripper, u *url.URL) *httpsTransport {
 	to := *u
+	to.Scheme = "https"
 	if to.Path == "" {
 		to.Path = "/dns-query"
 	}
 	to.Fragment = ""
 	return &httpsTransport{url: to.String(), count: b.count, client: &http.Client{
-		Transport: b.newTransport(e),
+		Transport: over,
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse
 		},

@@ -1,5 +1,5 @@
 // Package resolver finds answers: in its cache, or at upstream resolvers over
-// UDP, TCP, TLS and HTTPS.
+// UDP, TCP, TLS, QUIC and HTTPS.
 //
 // It decides nothing. It says what in an answer policy must judge (Answer.Links)
 // and leaves judging to its callers, on cached answers too: nothing here knows
@@ -51,14 +51,16 @@ const (
 // Options are what a Resolver is made of. The zero Options forward to the
 // system's resolvers without a cache.
 type Options struct {
-	// Upstreams are asked as Strategy says. Schemes are udp, tcp, tls and https;
-	// the host is an address, or a name for tls and https. Without a port it is
-	// the scheme's own, and without a path https means /dns-query. Empty: the
+	// Upstreams are asked as Strategy says. Schemes are udp, tcp, tls, quic (RFC
+	// 9250), https and h3 (HTTPS over HTTP/3);
+	// the host is an address, or a name for all but udp and tcp. Without a port it is
+	// the scheme's own, and without a path https and h3 mean /dns-query. Empty: the
 	// system's resolvers, from ResolvConf.
 	Upstreams []*url.URL
+	Strategy  Strategy // of Upstreams; empty: Ordered
+	Routes    []Route  // for names that are asked elsewhere
 	// Bootstrap are the resolvers for host names of upstreams. Empty: the
 	// system's.
-	Strategy   Strategy // of Upstreams; empty: Ordered
 	Bootstrap  []netip.AddrPort
 	ResolvConf string // empty: /etc/resolv.conf
 	// Self are our own listeners. A resolver that is one of them is refused.
@@ -88,6 +90,7 @@ type Resolver struct {
 	timeout  time.Duration
 	max      int
 	main     *group
+	routes   routes // beside it
 	boot     *group // for host names of upstreams
 	cache    *cache // nil: none
 	failures failures
@@ -192,6 +195,10 @@ func (r *Resolver) build(opts Options, port uint16) error {
 		return err
 	}
 	b.hosts = newHosts(r.boot, opts.Timeout, r.now)
+	b.known = make(map[string]*upstream)
+	if r.routes, err = b.routeGroups(opts.Routes); err != nil {
+		return err
+	}
 	if r.main, err = b.upstreamGroup(opts.Upstreams, opts.Strategy, system); err != nil {
 		return err
 	}
@@ -207,7 +214,9 @@ func (r *Resolver) Close() error {
 	r.mu.Unlock()
 	r.cancel()
 	r.tasks.wait()
-	r.main.close()
+	for _, g := range r.groups() {
+		g.close()
+	}
 	r.boot.close()
 	return nil
 }
@@ -313,7 +322,7 @@ func (r *Resolver) join(k key) (*call, error) {
 func (r *Resolver) exchange(ck callKey, c *call) {
 	ctx, cancel := context.WithTimeout(r.ctx, r.timeout)
 	defer cancel()
-	m, err := r.main.forward(ctx, ck.key)
+	m, err := r.group(ck.key.name).forward(ctx, ck.key)
 	if err == nil {
 		c.answer = r.take(ck.key, m)
 	} else {

@@ -70,7 +70,7 @@ func (r *Resolver) held(k key) (*Answer, error) {
 		return a, nil
 	}
 	f := r.failures.get(ck, now)
-	if a != nil && (f != nil || r.main.silent()) {
+	if a != nil && (f != nil || r.group(k.name).silent()) {
 		return r.giveStale(a), nil
 	}
 	if f == nil {

@@ -59,15 +59,32 @@ func (r *Resolver) Stats() Stats {
 	inFlight, hot := len(r.calls), r.hotHits()
 	r.mu.Unlock()
 	c := &r.count
-	r.main.budget.mu.Lock()
-	denied := r.main.budget.denied
-	r.main.budget.mu.Unlock()
+	ups, wins, denied := r.upstreamStats()
 	return Stats{
-		HedgeWins: r.main.hedgeWins.Load(), Unhedged: denied,
+		HedgeWins: wins, Unhedged: denied,
 		Hits: c.hits.Load() + hot, Misses: c.misses.Load(), Coalesced: c.coalesced.Load(),
 		Busy: c.busy.Load(), Failed: c.failed.Load(), Evicted: c.evicted.Load(), Filtered: c.filtered.Load(), Local: c.local.Load(),
 		Mismatched: c.mismatched.Load(), Malformed: c.malformed.Load(), Truncated: c.truncated.Load(), Doubted: c.doubted.Load(),
 		Stale: c.stale.Load(), Prefetched: c.prefetched.Load(), Unfetched: c.prefetchDenied.Load(), Refailed: c.failuresCached.Load(),
-		Bytes: r.cache.size(), Entries: r.cache.len(), InFlight: inFlight, Upstreams: r.main.stats(),
+		Bytes: r.cache.size(), Entries: r.cache.len(), InFlight: inFlight, Upstreams: ups,
 	}
+}
+
+// upstreamStats returns what the groups count. An upstream that several ask is
+// there once.
+func (r *Resolver) upstreamStats() (ups []UpstreamStats, hedgeWins, denied uint64) {
+	seen := make(map[string]bool)
+	for _, g := range r.groups() {
+		for _, u := range g.stats() {
+			if !seen[u.Address] {
+				seen[u.Address] = true
+				ups = append(ups, u)
+			}
+		}
+		hedgeWins += g.hedgeWins.Load()
+		g.budget.mu.Lock()
+		denied += g.budget.denied
+		g.budget.mu.Unlock()
+	}
+	return ups, hedgeWins, denied
 }

@@ -1,0 +1,70 @@
+package resolver
+
+import (
+	"testing"
+
+	"github.com/miekg/dns"
+)
+
+// TestRoutes: the longest name decides, and what is routed never goes elsewhere.
+func TestRoutes(t *testing.T) {
+	main, corp, lab, rev := records(t, wwwA), records(t, wwwA), records(t, wwwA), records(t, wwwA)
+	lab.answer = func(q *dns.Msg) *dns.Msg { return new(dns.Msg).SetRcode(q, dns.RcodeServerFailure) }
+	r := open(t, Options{
+		Upstreams: udp(t, listen(t, main)),
+		Routes: []Route{
+			{Names: []string{"corp.example.org", "corp.example.net"}, Upstreams: udp(t, listen(t, corp))},
+			{Names: []string{"lab.corp.example.org"}, Upstreams: udp(t, listen(t, lab)), Strategy: Random},
+			{Names: []string{"10.in-addr.arpa"}, Upstreams: udp(t, listen(t, rev))},
+		},
+	})
+	zones := []*zone{main, corp, lab, rev}
+	for name, want := range map[string]int{
+		"example.org": 0, "www.example.org": 0, "notcorp.example.org": 0, "xcorp.example.net": 0, "org": 0,
+		"corp.example.org": 1, "a.b.corp.example.org": 1, "CORP.example.NET": 1, `x\.lab.corp.example.org`: 1,
+		"lab.corp.example.org": 2, "x.lab.corp.example.org": 2,
+		"1.2.3.10.in-addr.arpa": 3, "1.2.3.110.in-addr.arpa": 0,
+	} {
+		var before [4]int64
+		for i, z := range zones {
+			before[i] = z.queries.Load()
+		}
+		resolve(t, r, name, dns.TypeTXT)
+		for i, z := range zones {
+			if asked := z.queries.Load() > before[i]; asked != (i == want) {
+				t.Errorf("%s: upstream %d asked: %v, want %d", name, i, asked, want)
+			}
+		}
+	}
+	if n := len(r.Stats().Upstreams); n != 4 {
+		t.Errorf("%d upstreams in the statistics", n)
+	}
+}
+
+// TestRouteShares: an upstream in two routes is one upstream.
+func TestRouteShares(t *testing.T) {
+	z := records(t, wwwA)
+	u := udp(t, listen(t, z))
+	r := open(t, Options{Upstreams: u, Routes: []Route{{Names: []string{""}, Upstreams: u}, {Names: []string{"example"}, Upstreams: u}}})
+	resolve(t, r, "www.example", dns.TypeA)
+	resolve(t, r, "www.test", dns.TypeA)
+	if st := r.Stats().Upstreams; len(st) != 1 || st[0].Queries != 2 {
+		t.Errorf("%+v", st)
+	}
+}
+
+func TestRoutesRefused(t *testing.T) {
+	u := upstreams(t, "udp://192.0.2.1:53")
+	for _, routes := range [][]Route{
+		{{Names: []string{"a"}}},
+		{{Upstreams: u}},
+		{{Names: []string{"a"}, Upstreams: u}, {Names: []string{"a"}, Upstreams: u}},
+		{{Names: []string{"a..b"}, Upstreams: u}},
+		{{Names: []string{"a"}, Upstreams: u, Strategy: "best"}},
+		{{Names: []string{"a"}, Upstreams: upstreams(t, "ftp://192.0.2.1")}},
+	} {
+		if _, err := New(Options{Routes: routes}); err == nil {
+			t.Errorf("%+v is taken", routes)
+		}
+	}
+}
