@@ -13,7 +13,10 @@ import (
 	"github.com/miekg/dns"
 )
 
-const wwwA = "www.example. 300 IN A 192.0.2.1"
+const (
+	wwwA = "www.example. 300 IN A 192.0.2.1"
+	anyA = "*. 300 IN A 192.0.2.1"
+)
 
 // closedPort returns an address on which nothing listens, over UDP and TCP.
 func closedPort(t testing.TB) netip.AddrPort {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/miekg/dns"
 )
@@ -47,6 +48,9 @@ func parse(raw []byte, id uint16, k key) (*dns.Msg, error) {
 	if len(m.Answer) != count(raw, 6) || len(m.Ns) != count(raw, 8) || len(m.Extra) != count(raw, 10) {
 		return nil, fmt.Errorf("%w: it ends early", errMalformed)
 	}
+	if m.Rcode == dns.RcodeSuccess && len(m.Answer) > 0 && !concerns(m.Answer, k.name) {
+		return nil, fmt.Errorf("%w: its records are about other names", errMalformed)
+	}
 	// What cannot be written again cannot be served. The name may be longer on
 	// the way out only by compression, which is ours.
 	m.Compress = true
@@ -56,6 +60,15 @@ func parse(raw []byte, id uint16, k key) (*dns.Msg, error) {
 		return nil, fmt.Errorf("%w: too long", errMalformed)
 	}
 	return m, nil
+}
+
+// concerns reports whether one of the records is at the name, or an alias above
+// it.
+func concerns(rrs []dns.RR, name string) bool {
+	return slices.ContainsFunc(rrs, func(rr dns.RR) bool {
+		owner, ok := canonical(rr.Header().Name)
+		return ok && (owner == name || rr.Header().Rrtype == dns.TypeDNAME && dns.IsSubDomain(owner, name))
+	})
 }
 
 // sameQuestion reports whether the response has our question (RFC 5452, section

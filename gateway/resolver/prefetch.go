@@ -30,21 +30,21 @@ func hotLife(life time.Duration) time.Duration {
 	return life - life/prefetchShare
 }
 
-// A meter lets so many things happen in a second.
+// A meter lets prefetchRate things happen in a second.
 type meter struct {
 	mu     sync.Mutex
 	second int64
 	n      int
 }
 
-func (m *meter) allow(now time.Time, rate int) bool {
+func (m *meter) allow(now time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if s := now.Unix(); s != m.second {
 		m.second, m.n = s, 0
 	}
 	m.n++
-	return m.n <= rate
+	return m.n <= prefetchRate
 }
 
 // prefetch has an answer that will end soon fetched anew, if somebody has asked
@@ -60,7 +60,7 @@ func (r *Resolver) prefetch(k key, a *Answer) {
 	if n == askedFor || !a.asked.CompareAndSwap(n, askedFor) {
 		return // somebody does it, or has
 	}
-	if !r.meter.allow(r.now(), prefetchRate) || !r.fetchAhead(k) {
+	if !r.meter.allow(r.now()) || !r.fetchAhead(k) {
 		r.count.prefetchDenied.Add(1)
 		a.asked.Store(1)
 		return

@@ -129,7 +129,7 @@ func TestOverQUIC(t *testing.T) {
 		return m
 	}}
 	boot := []netip.AddrPort{listen(t, names)}
-	z := records(t, wwwA)
+	z := records(t, anyA)
 	addr, s := listenQUIC(t, z, ca.server(t, "127.0.0.1", "dns.example"))
 	h3 := listenHTTP3(t, z, ca.server(t, "127.0.0.1", "dns.example"))
 	for _, u := range []string{"quic://" + addr.String(), "quic://dns.example:" + port(addr), "h3://" + h3.String() + "/dns-query", "h3://dns.example:" + port(h3)} {
@@ -154,7 +154,7 @@ func TestOverQUIC(t *testing.T) {
 // TestQUICBreaks: a connection that ended costs a new one, not an error.
 func TestQUICBreaks(t *testing.T) {
 	ca := newAuthority(t)
-	addr, s := listenQUIC(t, records(t, wwwA), ca.server(t, "127.0.0.1"))
+	addr, s := listenQUIC(t, records(t, anyA), ca.server(t, "127.0.0.1"))
 	r := open(t, Options{Upstreams: upstreams(t, "quic://"+addr.String()), TLSConfig: ca.client()})
 	for _, code := range []quic.ApplicationErrorCode{doqNoError, 0x1, 0x5} {
 		resolve(t, r, "www.example", dns.TypeA)
@@ -170,10 +170,10 @@ func TestQUICBreaks(t *testing.T) {
 // answer is left for the next one.
 func TestQUICFails(t *testing.T) {
 	ca, other := newAuthority(t), newAuthority(t)
-	wrong, _ := listenQUIC(t, records(t, wwwA), other.server(t, "127.0.0.1"))
+	wrong, _ := listenQUIC(t, records(t, anyA), other.server(t, "127.0.0.1"))
 	mute, _ := listenQUIC(t, silent(), ca.server(t, "127.0.0.1"))
-	wrongH3 := listenHTTP3(t, records(t, wwwA), ca.server(t, "127.0.0.2"))
-	good := listen(t, records(t, wwwA))
+	wrongH3 := listenHTTP3(t, records(t, anyA), ca.server(t, "127.0.0.2"))
+	good := listen(t, records(t, anyA))
 	for _, u := range []string{"quic://" + wrong.String(), "quic://" + mute.String(), "quic://" + closedPort(t).String(), "h3://" + wrongH3.String()} {
 		r := open(t, Options{Upstreams: upstreams(t, u, "udp://"+good.String()), TLSConfig: ca.client()})
 		start := time.Now()

@@ -16,7 +16,7 @@ import (
 
 // delayed returns a zone that answers after what delay says.
 func delayed(t testing.TB, delay func() time.Duration) *zone {
-	z := records(t, wwwA)
+	z := records(t, anyA)
 	inner := z.answer
 	z.answer = func(q *dns.Msg) *dns.Msg {
 		time.Sleep(delay())
@@ -40,7 +40,7 @@ func TestStrategies(t *testing.T) {
 		{Random, [3]int64{n / 6, n / 6, n / 6}, [3]int64{n * 2 / 3, n * 2 / 3, n * 2 / 3}},
 	} {
 		t.Run(string(tt.strategy), func(t *testing.T) {
-			zones := []*zone{delayed(t, fixed(8*time.Millisecond)), records(t, wwwA), delayed(t, fixed(8*time.Millisecond))}
+			zones := []*zone{delayed(t, fixed(8*time.Millisecond)), records(t, anyA), delayed(t, fixed(8*time.Millisecond))}
 			r := open(t, Options{Strategy: tt.strategy, MaxInFlight: 4096,
 				Upstreams: udp(t, listen(t, zones[0]), listen(t, zones[1]), listen(t, zones[2]))})
 			for range n {
@@ -80,7 +80,7 @@ func TestOrder(t *testing.T) {
 // each is answered within 300 ms, though the budget is for a few of them only.
 func TestFailoverUnderLoad(t *testing.T) {
 	var dead atomic.Bool
-	first, second := records(t, wwwA), records(t, wwwA)
+	first, second := records(t, anyA), records(t, anyA)
 	inner := first.answer
 	first.answer = func(q *dns.Msg) *dns.Msg {
 		if dead.Load() {
@@ -211,7 +211,7 @@ func TestDeadStream(t *testing.T) {
 		for readQuery(c) != nil {
 		}
 	})
-	r := open(t, Options{Upstreams: upstreams(t, "tcp://"+addr.String(), "udp://"+listen(t, records(t, wwwA)).String()), backoff: time.Hour})
+	r := open(t, Options{Upstreams: upstreams(t, "tcp://"+addr.String(), "udp://"+listen(t, records(t, anyA)).String()), backoff: time.Hour})
 	until(t, "the breaker", func() bool {
 		resolve(t, r, "www.example", dns.TypeA)
 		return !r.Stats().Upstreams[0].Healthy
@@ -258,7 +258,7 @@ func TestBudget(t *testing.T) {
 // TestLoserTeaches: a try that lost its race still says how long its upstream
 // takes, or that it is silent.
 func TestLoserTeaches(t *testing.T) {
-	slow, fast := delayed(t, fixed(60*time.Millisecond)), records(t, wwwA)
+	slow, fast := delayed(t, fixed(60*time.Millisecond)), records(t, anyA)
 	r := open(t, Options{Strategy: Parallel, Upstreams: udp(t, listen(t, slow), listen(t, fast), listen(t, silent()))})
 	for range failLimit {
 		resolve(t, r, "www.example", dns.TypeA)

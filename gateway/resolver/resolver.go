@@ -261,7 +261,7 @@ func (r *Resolver) Resolve(ctx context.Context, q *dns.Msg) (*Answer, error) {
 		return nil, err
 	}
 	if old != nil {
-		return r.await(ctx, k, c, old)
+		return r.await(ctx, c, old)
 	}
 	select {
 	case <-c.done:
@@ -272,7 +272,7 @@ func (r *Resolver) Resolve(ctx context.Context, q *dns.Msg) (*Answer, error) {
 }
 
 // await waits for the call while a stale answer is at hand.
-func (r *Resolver) await(ctx context.Context, k key, c *call, old *Answer) (*Answer, error) {
+func (r *Resolver) await(ctx context.Context, c *call, old *Answer) (*Answer, error) {
 	t := time.NewTimer(r.wait)
 	defer t.Stop()
 	select {

@@ -56,7 +56,8 @@ func lowered(q *dns.Msg, answer func(*dns.Msg) *dns.Msg) *dns.Msg {
 	return m
 }
 
-// records returns a zone that answers every question with those records.
+// records returns a zone that answers every question with those records; "*."
+// stands for the name that was asked for.
 func records(t testing.TB, rrs ...string) *zone {
 	t.Helper()
 	var parsed []dns.RR
@@ -71,6 +72,9 @@ func records(t testing.TB, rrs ...string) *zone {
 				m.Ns = append(m.Ns, dns.Copy(rr))
 			} else {
 				m.Answer = append(m.Answer, dns.Copy(rr))
+				if h := m.Answer[len(m.Answer)-1].Header(); h.Name == "*." {
+					h.Name = q.Question[0].Name
+				}
 			}
 		}
 		return m

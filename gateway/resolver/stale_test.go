@@ -262,14 +262,14 @@ func TestPrefetchIsBounded(t *testing.T) {
 	var m meter
 	n := 0
 	for range 2 * prefetchRate {
-		if m.allow(clk.now(), prefetchRate) {
+		if m.allow(clk.now()) {
 			n++
 		}
 	}
-	if n != prefetchRate || m.allow(clk.now(), prefetchRate) {
+	if n != prefetchRate || m.allow(clk.now()) {
 		t.Errorf("%d in a second, want %d", n, prefetchRate)
 	}
-	if clk.move(time.Second); !m.allow(clk.now(), prefetchRate) {
+	if clk.move(time.Second); !m.allow(clk.now()) {
 		t.Error("the next second has nothing")
 	}
 }
