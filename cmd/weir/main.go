@@ -81,7 +81,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		OnUsageError:         usageError,
 		Action:               noSuchCommand,
 		Commands: []*cli.Command{
-			serveCommand(), checkCommand(), explainCommand(), listsCommand(), vpnCommand(), proveCommand(), reloadCommand(), versionCommand(), completionCommand(),
+			serveCommand(), checkCommand(), explainCommand(), listsCommand(), vpnCommand(), proveCommand(), reloadCommand(), cacheCommand(), versionCommand(), completionCommand(),
 		},
 	}
 	for _, c := range app.Commands {

@@ -299,7 +299,7 @@ func TestFailuresAreRemembered(t *testing.T) {
 			t.Fatalf("not asked after %v", wait)
 		}
 	}
-	if r.Forget("www.example", false); !asked() {
+	if _, err := r.Forget("www.example", false); err != nil || !asked() {
 		t.Error("a flush leaves the failure")
 	}
 	z.mode.Store(well)
@@ -367,7 +367,7 @@ func TestForget(t *testing.T) {
 		{"www.example.org", true, []bool{true, false, false, true, true}},
 		{"org", false, []bool{true, true, true, true, true}},
 		{"org", true, []bool{false, false, false, false, true}},
-		{"", true, []bool{false, false, false, false, false}},
+		{".", true, []bool{false, false, false, false, false}},
 	} {
 		r := open(t, Options{Upstreams: udp(t, listen(t, z)), CacheEntries: 100})
 		hot := NewHot(10)
@@ -376,7 +376,10 @@ func TestForget(t *testing.T) {
 			hot.Get(r, Question{Name: n, Type: dns.TypeA}, time.Now())
 		}
 		gone := 0
-		n := r.Forget(tt.name, tt.under)
+		n, err := r.Forget(tt.name, tt.under)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for i, name := range names {
 			if !tt.want[i] {
 				gone++
