@@ -98,7 +98,7 @@ func answering(t *testing.T) string {
 	s := &dns.Server{PacketConn: pc, NotifyStartedFunc: func() { close(ready) }, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		m := new(dns.Msg).SetReply(q)
 		m.AuthenticatedData = true
-		for _, text := range zone[q.Question[0].Name+" "+dns.TypeToString[q.Question[0].Qtype]] {
+		for _, text := range zone[dns.CanonicalName(q.Question[0].Name)+" "+dns.TypeToString[q.Question[0].Qtype]] {
 			rr, err := dns.NewRR(text)
 			if err != nil {
 				panic(err)

@@ -42,7 +42,7 @@ func upstream(t *testing.T) string {
 
 func answerUpstream(w dns.ResponseWriter, q *dns.Msg) {
 	m := new(dns.Msg).SetReply(q)
-	name := q.Question[0].Name
+	name := dns.CanonicalName(q.Question[0].Name)
 	add := func(format string, args ...any) {
 		rr, err := dns.NewRR(fmt.Sprintf(format, args...))
 		if err != nil {
