@@ -46,7 +46,7 @@ func cacheFlush(c *cli.Context) error {
 		return err
 	}
 	var done gateway.CacheFlushed
-	if err := cl.change(c.Context, http.MethodPost, "/v1/cache/flush", "", f, &done); err != nil {
+	if _, err := cl.call(c.Context, http.MethodPost, "/v1/cache/flush", "", f, &done); err != nil {
 		return err
 	}
 	if c.Bool("json") {

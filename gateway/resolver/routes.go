@@ -85,6 +85,18 @@ func (r *Resolver) group(name string) *group {
 	return r.main
 }
 
+// localAnswer returns the answer of local data, or nil. What is routed is not
+// without meaning here, as special names are: only a record comes before it.
+func (r *Resolver) localAnswer(k key) *Answer {
+	l := r.local.Load()
+	if l != nil && r.routes.of(k.name) != nil {
+		if s, _ := l.find(k.name); s == nil {
+			return nil
+		}
+	}
+	return l.answer(k, r.now)
+}
+
 // groups are all groups, each once.
 func (r *Resolver) groups() []*group {
 	all := []*group{r.main}

@@ -41,6 +41,30 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
+// TestRoutesAndLocal: a special zone that is routed is asked for, but for names
+// that have a record here.
+func TestRoutesAndLocal(t *testing.T) {
+	local, err := NewLocal([]dns.RR{rr(t, "printer.corp.example. 300 IN A 10.0.0.5")}, SpecialReverse)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z := records(t, "*. 300 IN PTR a.corp.example.")
+	r := open(t, Options{Upstreams: udp(t, closedPort(t)), Local: local,
+		Routes: []Route{{Names: []string{"10.in-addr.arpa"}, Upstreams: udp(t, listen(t, z))}}})
+	for name, want := range map[string]string{
+		"1.0.0.10.in-addr.arpa": "a.corp.example.", "5.0.0.10.in-addr.arpa": "printer.corp.example.", "1.0.168.192.in-addr.arpa": "",
+	} {
+		m := resolve(t, r, name, dns.TypePTR).Reply(question(name, dns.TypePTR))
+		got := ""
+		if len(m.Answer) == 1 {
+			got = m.Answer[0].(*dns.PTR).Ptr
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
+
 // TestRouteShares: an upstream in two routes is one upstream.
 func TestRouteShares(t *testing.T) {
 	z := records(t, anyA)

@@ -56,7 +56,7 @@ func (a *Answer) stale(now time.Time) *Answer {
 // a stale one where it is known that asking is in vain, or the failure of a moment ago.
 func (r *Resolver) held(k key) (*Answer, error) {
 	now, ck := r.now(), k.cacheKey()
-	if a := r.local.Load().answer(k, r.now); a != nil {
+	if a := r.localAnswer(k); a != nil {
 		r.count.local.Add(1)
 		r.history.add(a, now)
 		return a, nil
