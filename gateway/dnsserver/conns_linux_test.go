@@ -52,7 +52,7 @@ func TestMemoryOfConnections(t *testing.T) {
 	for _, tc := range []struct {
 		transport string
 		most      float64 // KB each
-	}{{"tcp", 30}, {"dot", 45}, {"doh", 60}, {"doq", 80}} {
+	}{{"tcp", 16}, {"dot", 22}, {"doh", 60}, {"doq", 80}} {
 		t.Run(tc.transport, func(t *testing.T) {
 			r, ca := startAll(t, zones, Options{
 				MaxTCP: n + 100, MaxConns: 3 * n, MaxTCPPerClient: 3 * n, Idle: time.Hour, IdleEncrypted: time.Hour, Timeout: secs(60),
@@ -138,7 +138,7 @@ func runClients(t *testing.T, transport, addr, ca string, n int) (stop func()) {
 func TestClients(t *testing.T) {
 	job := strings.Fields(os.Getenv(connsEnv))
 	if len(job) != 4 {
-		return // it is a test of nothing
+		return // it is no test of its own
 	}
 	n, err := strconv.Atoi(job[3])
 	if err != nil {

@@ -60,8 +60,7 @@ type stream struct {
 	client netip.Addr
 	claim  claim
 	tokens chan struct{}
-	// out never fills: it has room for every token.
-	out    chan outgoing
+	out    outbox
 	open   sync.WaitGroup // questions that hold a token
 	active atomic.Int64   // when something was last read or written, UnixNano
 	failed atomic.Bool    // writing failed: replies are thrown away
@@ -74,6 +73,40 @@ type stream struct {
 type outgoing struct {
 	q     *question
 	reply []byte
+}
+
+// An outbox is what waits for a connection's writer, bounded by the tokens. The
+// writer is there only while something waits: most connections are idle, and a
+// goroutine and its buffers are most of what one costs.
+type outbox struct {
+	mu      sync.Mutex
+	all     []outgoing
+	writing bool
+}
+
+// put reports whether a writer must be started.
+func (b *outbox) put(o outgoing) (start bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.all = append(b.all, o)
+	start = !b.writing
+	b.writing = true
+	return start
+}
+
+// take returns all that waits; nothing ends the writer.
+func (b *outbox) take() []outgoing {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := b.all
+	b.all, b.writing = nil, len(all) > 0
+	return all
+}
+
+func (c *stream) put(o outgoing) {
+	if c.out.put(o) {
+		go c.write()
+	}
 }
 
 const maxPause = time.Second
@@ -143,7 +176,6 @@ func (s *Server) welcome(l *streamListener, conn *net.TCPConn) {
 	c := &stream{
 		server: s, from: l, raw: conn, conn: conn, client: from,
 		tokens: make(chan struct{}, s.opts.MaxPipeline),
-		out:    make(chan outgoing, s.opts.MaxPipeline),
 	}
 	if l.tls != nil {
 		c.conn = tls.Server(conn, l.tls)
@@ -175,23 +207,33 @@ func (c *stream) readBy(t time.Time) bool {
 	return !c.stopped && c.conn.SetReadDeadline(t) == nil
 }
 
-// serve owns the connection: it reads, and when there is nothing more to read
+// serve owns the connection until the handshake is done, which is the work of a
+// goroutine of its own: it takes much more stack than reading does.
+func (c *stream) serve() {
+	switch {
+	case !c.handshake():
+		c.end()
+	case c.from.tls == nil:
+		c.run()
+	default:
+		c.server.wg.Go(c.run)
+	}
+}
+
+// run owns the connection: it reads, and when there is nothing more to read
 // it waits for the questions that are open, so that a client that has closed
 // its side gets every answer.
-func (c *stream) serve() {
-	defer c.server.core.stats.closed(c.from.transport)
-	defer c.from.places.leave(c.client)
-	defer c.server.streams.remove(c)
-	defer func() { _ = c.conn.Close() }()
-	if !c.handshake() {
-		return
-	}
-	written := make(chan struct{})
-	go c.write(written)
+func (c *stream) run() {
+	defer c.end()
 	c.read()
 	c.open.Wait()
-	close(c.out)
-	<-written
+}
+
+func (c *stream) end() {
+	_ = c.conn.Close()
+	c.server.streams.remove(c)
+	c.from.places.leave(c.client)
+	c.server.core.stats.closed(c.from.transport)
 }
 
 // handshake speaks TLS where the listener does.
@@ -221,7 +263,10 @@ func (c *stream) handshake() bool {
 
 // read takes messages until the connection is done.
 func (c *stream) read() {
-	r := bufio.NewReaderSize(c.conn, 2048)
+	var r io.Reader = c.conn // TLS has a buffer of its own
+	if c.from.tls == nil {
+		r = bufio.NewReaderSize(c.conn, 2048)
+	}
 	var buf []byte
 	for {
 		msg, ok := c.next(r, buf)
@@ -243,7 +288,7 @@ func (c *stream) read() {
 		if q != nil {
 			q.back = c
 		}
-		c.out <- outgoing{q, reply}
+		c.put(outgoing{q, reply})
 		if buf = msg[:0]; cap(buf) > keepBuffer {
 			buf = nil
 		}
@@ -257,12 +302,12 @@ const (
 
 // next reads one message: two octets of length, then as many (RFC 1035,
 // section 4.2.2). Memory grows with what has come, not with what is claimed.
-func (c *stream) next(r *bufio.Reader, buf []byte) (msg []byte, ok bool) {
-	if !c.awaitFirst(r) || !c.readBy(time.Now().Add(c.server.opts.ReadTimeout)) {
+func (c *stream) next(r io.Reader, buf []byte) (msg []byte, ok bool) {
+	var head [2]byte
+	if !c.awaitFirst(r, head[:1]) || !c.readBy(time.Now().Add(c.server.opts.ReadTimeout)) {
 		return nil, false
 	}
-	var head [2]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
+	if _, err := io.ReadFull(r, head[1:]); err != nil {
 		return nil, c.broken(err)
 	}
 	size := int(binary.BigEndian.Uint16(head[:]))
@@ -295,7 +340,7 @@ func (c *stream) broken(err error) bool {
 // awaitFirst waits for the first octet of a message. A connection is idle when
 // nothing was read or written for the time and no question is open (RFC 7766,
 // section 6.2.3).
-func (c *stream) awaitFirst(r *bufio.Reader) bool {
+func (c *stream) awaitFirst(r io.Reader, first []byte) bool {
 	for {
 		idleAt := time.Unix(0, c.active.Load()).Add(c.from.idle)
 		if now := time.Now(); !now.Before(idleAt) {
@@ -308,7 +353,7 @@ func (c *stream) awaitFirst(r *bufio.Reader) bool {
 		if !c.readBy(idleAt) {
 			return false
 		}
-		_, err := r.Peek(1)
+		_, err := io.ReadFull(r, first)
 		if err == nil {
 			return true
 		}
@@ -319,7 +364,7 @@ func (c *stream) awaitFirst(r *bufio.Reader) bool {
 }
 
 // respond implements asker.
-func (c *stream) respond(q *question) { c.out <- outgoing{q: q} }
+func (c *stream) respond(q *question) { c.put(outgoing{q: q}) }
 
 // done gives the token of one question back.
 func (c *stream) done() {
@@ -330,36 +375,49 @@ func (c *stream) done() {
 // write is the goroutine that answers. The verdict on a question is taken
 // here, right before its reply is written, however long the client let its
 // earlier replies wait.
-func (c *stream) write(written chan<- struct{}) {
-	defer close(written)
-	buf := make([]byte, 0, replySize)
-	var frame []byte
-	for o := range c.out {
-		reply := o.reply
-		if o.q != nil {
-			var miss bool
-			if reply, miss = c.server.core.reply(buf[:0], o.q); miss {
-				if c.server.core.exit.take(o.q) {
+func (c *stream) write() {
+	buf, frame := outBuffers.Get().(*[]byte), outBuffers.Get().(*[]byte)
+	defer outBuffers.Put(buf)
+	defer outBuffers.Put(frame)
+	for all := c.out.take(); len(all) > 0; all = c.out.take() {
+		for _, o := range all {
+			reply := o.reply
+			if o.q != nil {
+				var waits bool
+				if reply, waits = c.answer(*buf, o.q); waits {
 					continue // it comes back
 				}
-				o.q.resolved(nil, errOverload)
-				reply, _ = c.server.core.reply(buf[:0], o.q)
 			}
+			c.send(*frame, reply)
+			c.done()
 		}
-		frame = c.send(frame[:0], reply)
-		c.done()
 	}
 }
 
+// answer returns the reply to write now, or reports that the question waits for
+// the resolver.
+func (c *stream) answer(buf []byte, q *question) (reply []byte, waits bool) {
+	reply, miss := c.server.core.reply(buf, q)
+	if !miss {
+		return reply, false
+	}
+	if c.server.core.exit.take(q) {
+		return nil, true
+	}
+	q.resolved(nil, errOverload)
+	reply, _ = c.server.core.reply(buf, q)
+	return reply, false
+}
+
 // send writes a reply with its length at once: in one segment where it fits (RFC
-// 7766, section 8), and in one record of TLS. It returns the buffer for the next.
-func (c *stream) send(frame, reply []byte) []byte {
+// 7766, section 8), and in one record of TLS.
+func (c *stream) send(frame, reply []byte) {
 	if len(reply) == 0 {
-		return frame
+		return
 	}
 	if c.failed.Load() {
 		c.server.core.stats.drop(dropWriteError)
-		return frame
+		return
 	}
 	frame = append(binary.BigEndian.AppendUint16(frame, uint16(len(reply))), reply...)
 	_ = c.conn.SetWriteDeadline(time.Now().Add(c.server.opts.WriteTimeout))
@@ -367,11 +425,7 @@ func (c *stream) send(frame, reply []byte) []byte {
 		c.server.core.stats.drop(dropWriteError)
 		c.failed.Store(true)
 		c.stopReading()
-		return frame
+		return
 	}
 	c.touch()
-	if cap(frame) > keepBuffer {
-		return nil
-	}
-	return frame
 }
