@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/weir-gateway/weir/gateway/admin"
 	"github.com/weir-gateway/weir/gateway/generation"
@@ -47,6 +48,7 @@ func (g *Gateway) generationRoutes() []admin.Route {
 			{Name: "to", About: "the later one; the newest, if it is left out"},
 			{Name: "limit", About: "how many rules are shown; all are counted"},
 			{Name: "name", About: "a name to judge under both"},
+			{Name: "seen", About: "how far to look back, such as 24h, for names that devices asked for and that are blocked under one of the two only"},
 		},
 		Handle: func(_ context.Context, c *admin.Call) (any, error) { return g.askDiff(c) },
 	}, {
@@ -111,6 +113,11 @@ func (g *Gateway) askDiff(c *admin.Call) (any, error) {
 	var err error
 	if q.name, err = canonicalName(c.Query("name")); err != nil {
 		return nil, admin.Errorf(http.StatusBadRequest, "name: %v", err)
+	}
+	if s := c.Query("seen"); s != "" {
+		if q.seen, err = time.ParseDuration(s); err != nil || q.seen <= 0 {
+			return nil, admin.Errorf(http.StatusBadRequest, "seen: %q is not a duration such as 24h", s)
+		}
 	}
 	d, err := g.diff(q)
 	if err != nil {

@@ -41,6 +41,7 @@ type GenerationDiff struct {
 	More    int          `json:"more,omitempty"`    // that are not shown
 	Others  []string     `json:"others,omitempty"`  // what else differs: bans, groups, exemptions, answers, unusual connections
 	Verdict *NameChange  `json:"verdict,omitempty"` // where a name was asked for
+	Seen    *Seen        `json:"seen,omitempty"`    // where it was asked what devices would notice
 }
 
 // A diffQuery says what is compared. Zero for To is the newest generation, for
@@ -48,7 +49,8 @@ type GenerationDiff struct {
 type diffQuery struct {
 	from, to uint64
 	limit    int
-	name     string // canonical; empty for none
+	name     string        // canonical; empty for none
+	seen     time.Duration // how far to look back for what was asked; 0 for not
 }
 
 // diff returns what differs between two generations. It reads both beside the
@@ -74,6 +76,11 @@ func (g *Gateway) diff(q diffQuery) (*GenerationDiff, error) {
 	if q.name != "" {
 		now := time.Now()
 		d.Verdict = &NameChange{q.name, says(from.snapshot, q.name, now), says(to.snapshot, q.name, now)}
+	}
+	if q.seen > 0 {
+		if d.Seen, err = g.seen(from, to, q.seen, q.limit); err != nil {
+			return nil, err
+		}
 	}
 	return d, nil
 }
@@ -178,6 +185,11 @@ func listShapes(set *policySet) (out []string) {
 // says is what a policy says about a name of a device in no group.
 func says(s *policy.Snapshot, name string, now time.Time) string {
 	v := s.Name(policy.Subject{}, name, now)
+	return tell(&v)
+}
+
+// tell says a verdict in a line.
+func tell(v *policy.Verdict) string {
 	out := v.Action.String()
 	if v.Ban != nil {
 		out += " by ban " + v.Ban.ID

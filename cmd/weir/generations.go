@@ -37,6 +37,7 @@ func generationCommands() []*cli.Command {
 			Flags: adminFlags(
 				&cli.IntFlag{Name: "limit", Usage: "show at most `N` rules; all are counted", Value: 100},
 				&cli.StringFlag{Name: "name", Usage: "say what both say about `NAME`"},
+				&cli.DurationFlag{Name: "seen", Usage: "of the names that devices have asked for within `TIME` (24h), say which would be blocked or no more, for how many"},
 			),
 			Action: listsDiff,
 		},
@@ -135,6 +136,9 @@ func listsDiff(c *cli.Context) error {
 	if name := c.String("name"); name != "" {
 		q.Set("name", name)
 	}
+	if seen := c.Duration("seen"); seen > 0 {
+		q.Set("seen", seen.String())
+	}
 	cl, err := newClient(c)
 	if err != nil {
 		return err
@@ -163,6 +167,14 @@ func printDiff(w io.Writer, d *gateway.GenerationDiff) error {
 	}
 	if v := d.Verdict; v != nil {
 		_, err = fmt.Fprintf(w, "%s: %s, then %s\n", v.Name, v.From, v.To)
+	}
+	if d.Seen == nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "of %d names that %d devices have asked for since %s, %d would be judged otherwise\n",
+		d.Seen.Names, d.Seen.Devices, d.Seen.Since.Format(time.RFC3339), d.Seen.Changed)
+	for _, c := range d.Seen.Changes {
+		_, err = fmt.Fprintf(w, "%s: %s, then %s, for %d devices\n", c.Name, c.From, c.To, c.Devices)
 	}
 	return err
 }
