@@ -145,6 +145,9 @@ func (g *Gateway) keep(c change) error {
 		g.log.Error("policy in force but not on disk: it does not outlive this process", "generation", n, "error", err)
 		return fmt.Errorf("in force, but not on disk: %w", err)
 	}
+	if g.compiled.built {
+		settleMemory(g.compiled) // once more: writing all names leaves some garbage
+	}
 	if err := g.gens.store.Prune(); err != nil {
 		g.log.Warn("old generations not removed", "error", err)
 	}
