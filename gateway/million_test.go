@@ -64,7 +64,12 @@ func BenchmarkMillion(b *testing.B) {
 		ctx, cancel := context.WithCancel(b.Context())
 		done := make(chan error, 1)
 		go func() { done <- g.Run(ctx) }()
-		return g, func() { cancel(); <-done }
+		return g, func() {
+			cancel()
+			if err := <-done; err != nil {
+				b.Error(err)
+			}
+		}
 	}
 	began := time.Now()
 	g, stop := start()
