@@ -142,7 +142,9 @@ func (w *compactor) put(rec []byte) uint32 {
 		w.chunk, w.pos = w.chunk+1, 0
 	}
 	c := w.blob[w.chunk]
-	copy(c[w.pos:], rec)
+	if &c[w.pos] != &rec[0] { // most records stay where they are
+		copy(c[w.pos:], rec)
+	}
 	offset := uint32(w.chunk)<<chunkBits | uint32(w.pos)
 	w.pos += len(rec)
 	w.count++
