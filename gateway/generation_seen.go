@@ -46,13 +46,21 @@ type seer struct {
 	now      time.Time
 	pairs    map[seenPair]struct{}
 	names    map[string]struct{}
-	devices  map[netip.Addr]struct{}
+	devices  map[seenDevice]struct{}
 	changes  map[string]*SeenChange
 	partial  bool
 }
 
+// A seenDevice is a device as the audit record tells it from others: by its
+// address, or where that is not recorded by what is. One that is recorded as its
+// network is counted as that, and one without an address judged as in no group.
+type seenDevice struct {
+	addr netip.Addr
+	id   string
+}
+
 type seenPair struct {
-	device netip.Addr
+	device seenDevice
 	name   string
 }
 
@@ -64,7 +72,7 @@ func (g *Gateway) seen(from, to *policySet, window time.Duration, limit int) (*S
 	}
 	s := seer{
 		from: from.snapshot, to: to.snapshot, now: time.Now(), pairs: make(map[seenPair]struct{}),
-		names: make(map[string]struct{}), devices: make(map[netip.Addr]struct{}), changes: make(map[string]*SeenChange),
+		names: make(map[string]struct{}), devices: make(map[seenDevice]struct{}), changes: make(map[string]*SeenChange),
 	}
 	since, err := audit.Recent(file, s.now.Add(-window), seenBytes, s.see)
 	if err != nil {
@@ -81,10 +89,14 @@ func (g *Gateway) seen(from, to *policySet, window time.Duration, limit int) (*S
 	return out, nil
 }
 
-func (s *seer) see(_ time.Time, device netip.Addr, text string) {
-	name, err := blocklists.CanonicalName(text)
+func (s *seer) see(a audit.Asked) {
+	name, err := blocklists.CanonicalName(a.Name)
 	if err != nil {
 		return // an address, or what no rule can name
+	}
+	device := seenDevice{addr: a.Device}
+	if !a.Device.IsValid() {
+		device.id = a.DeviceID
 	}
 	p := seenPair{device, name}
 	if _, known := s.pairs[p]; known {
@@ -95,14 +107,14 @@ func (s *seer) see(_ time.Time, device netip.Addr, text string) {
 		return
 	}
 	s.pairs[p], s.names[name], s.devices[device] = struct{}{}, struct{}{}, struct{}{}
-	sub := policy.Subject{Addr: device}
-	a, b := s.from.Name(sub, name, s.now), s.to.Name(sub, name, s.now)
-	if a.Blocked() == b.Blocked() {
+	sub := policy.Subject{Addr: a.Device}
+	was, is := s.from.Name(sub, name, s.now), s.to.Name(sub, name, s.now)
+	if was.Blocked() == is.Blocked() {
 		return
 	}
 	c := s.changes[name]
 	if c == nil {
-		c = &SeenChange{Name: name, From: tell(&a), To: tell(&b)}
+		c = &SeenChange{Name: name, From: tell(&was), To: tell(&is)}
 		s.changes[name] = c
 	}
 	c.Devices++

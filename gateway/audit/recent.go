@@ -13,11 +13,20 @@ import (
 // maxLine bounds a line that Recent reads; longer ones are left out.
 const maxLine = 64 << 10
 
+// An Asked is what a record says was asked, and by whom, as far as its Privacy
+// lets it say so.
+type Asked struct {
+	Time     time.Time  `json:"time"`
+	Device   netip.Addr `json:"device"`
+	DeviceID string     `json:"device_id"`
+	Name     string     `json:"name"`
+}
+
 // Recent reads what was recorded since then, from the last so many bytes of the
-// file, and gives each record's time, device and name to see. It returns the time
-// of the first record that it has read, zero for none: that is later than since
-// where the bytes go back less far.
-func Recent(path string, since time.Time, most int64, see func(time.Time, netip.Addr, string)) (first time.Time, err error) {
+// file in use, and gives it to see. It returns the time of the first record that
+// it has read, zero for none: that is later than since where the bytes go back
+// less far.
+func Recent(path string, since time.Time, most int64, see func(Asked)) (first time.Time, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return first, err
@@ -46,18 +55,14 @@ func Recent(path string, since time.Time, most int64, see func(time.Time, netip.
 		if err != nil {
 			return first, ignoreEnd(err) // a line without an end is being written
 		}
-		var r struct {
-			Time   time.Time  `json:"time"`
-			Device netip.Addr `json:"device"`
-			Name   string     `json:"name"`
-		}
+		var r Asked
 		if json.Unmarshal(line, &r) != nil || r.Time.Before(since) {
 			continue
 		}
 		if first.IsZero() {
 			first = r.Time
 		}
-		see(r.Time, r.Device, r.Name)
+		see(r)
 	}
 }
 

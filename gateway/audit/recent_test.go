@@ -20,16 +20,16 @@ func TestRecent(t *testing.T) {
 		return fmt.Sprintf("{\"time\":%q,\"plane\":\"dns\",\"device\":\"10.8.0.7\",\"name\":%q}\n", now.Add(-age).Format(time.RFC3339Nano), name)
 	}
 	text := line(48*time.Hour, "old.example") + line(3*time.Hour, "a.example") + "{broken\n" +
-		strings.Repeat("x", 3*maxLine) + "\n" + line(time.Hour, "b.example") + `{"time":"cut`
+		strings.Repeat("x", 3*maxLine) + "\n" + strings.Replace(line(time.Hour, "b.example"), `"10.8.0.7"`, `"","device_id":"hash:1"`, 1) + `{"time":"cut`
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	read := func(most int64) (names []string, first time.Time) {
-		first, err := Recent(path, now.Add(-24*time.Hour), most, func(_ time.Time, device netip.Addr, name string) {
-			if device != netip.MustParseAddr("10.8.0.7") {
-				t.Errorf("device %v", device)
+		first, err := Recent(path, now.Add(-24*time.Hour), most, func(a Asked) {
+			if a.Device != netip.MustParseAddr("10.8.0.7") && a.DeviceID != "hash:1" {
+				t.Errorf("device %v", a)
 			}
-			names = append(names, name)
+			names = append(names, a.Name)
 		})
 		if err != nil {
 			t.Fatal(err)
