@@ -1,5 +1,10 @@
 package config
 
+import (
+	"net/netip"
+	"strings"
+)
+
 // An AuditPrivacy is what the audit record says of the device that asked.
 type AuditPrivacy string
 
@@ -38,4 +43,37 @@ func (d *decoder) checkAudit(c *Audit) {
 	if v, given := d.at("audit", "rotate", "days"); given && c.Rotate.Days > 0 && c.Rotate.Megabytes == 0 && c.Rotate.Hours == 0 {
 		v.fail("nothing is put away, so nothing is removed after %d days; give audit.rotate.hours or megabytes, too", c.Rotate.Days)
 	}
+}
+
+// Dnstap configures the copy of what clients ask and get.
+type Dnstap struct {
+	To       string // unix:/path or tcp:address:port; empty: none
+	Identity string // of this gateway; empty: the host's name
+}
+
+func (v value) dnstap(c *Dnstap) {
+	v.object(fields{"to": set(&c.To, value.collector), "identity": set(&c.Identity, value.scalar)})
+}
+
+// collector returns where dnstap frames go: the empty text is nowhere.
+func (v value) collector() (string, bool) {
+	s, ok := v.scalar()
+	if !ok || s == "" {
+		return "", ok
+	}
+	network, address, _ := strings.Cut(s, ":")
+	switch {
+	case network == "unix" && strings.HasPrefix(address, "/"):
+		return s, true
+	case network == "tcp":
+		ap, err := netip.ParseAddrPort(address)
+		if err == nil && ap.Port() != 0 && v.reachable(ap.Addr()) {
+			return s, true
+		}
+		if err == nil && ap.Port() != 0 {
+			return "", false
+		}
+	}
+	v.fail("want unix:/path or tcp:192.0.2.1:6000, got %s", quote(s))
+	return "", false
 }

@@ -75,6 +75,7 @@ type DNS struct {
 	Records    []string // in the syntax of zone files, with names in full
 	Special    []string // kinds of special names that are answered here
 	Limits     Limits
+	Dnstap     Dnstap
 	ECH        Stripping // keys of encrypted ClientHellos in HTTPS and SVCB records
 	H3         Stripping // HTTP/3 in them; kept by default where QUIC is not refused
 	Rebinding  Rebinding

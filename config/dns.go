@@ -26,6 +26,7 @@ func (v value) dns(c *DNS) {
 		"cookies":    func(v value) { v.cookies(&c.Cookies) },
 		"ech":        set(&c.ECH, word(Strip, Keep)),
 		"h3":         set(&c.H3, word(Strip, Keep)),
+		"dnstap":     func(v value) { v.dnstap(&c.Dnstap) },
 		"limits":     func(v value) { v.limits(&c.Limits) },
 		"hosts":      set(&c.Hosts, value.filePath),
 		"records":    set(&c.Records, listOf(value.record)),

@@ -189,6 +189,7 @@ func TestFull(t *testing.T) {
 				"*.apps.example.org.\t300\tIN\tA\t10.20.0.7",
 			},
 			Special: []string{"localhost", "invalid", "test", "onion", "home.arpa"},
+			Dnstap:  Dnstap{"unix:/run/dnstap.sock", "gateway-1"},
 			Limits: Limits{
 				Device: Rate{500, 1000}, Network: Rate{20_000, 40_000},
 				Exempt: prefixes("192.0.2.53/32", "2001:db8:53::/64"), Slip: 2,

@@ -37,6 +37,9 @@ func (g *Gateway) bindDNS(sink audit.Sink) error {
 	if opts.Cookies, err = newCookies(g.cfg, g.log); err != nil {
 		return err
 	}
+	if opts.Tap, err = g.openTap(); err != nil {
+		return err
+	}
 	if g.dns, err = dnsserver.Listen(opts); err != nil {
 		return listenError(listenKeys(c), err)
 	}

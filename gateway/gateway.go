@@ -29,6 +29,7 @@ import (
 	"github.com/weir-gateway/weir/gateway/policy"
 	"github.com/weir-gateway/weir/gateway/proxy"
 	"github.com/weir-gateway/weir/gateway/rpz"
+	"github.com/weir-gateway/weir/gateway/tap"
 	"github.com/weir-gateway/weir/gateway/vpn"
 )
 
@@ -52,6 +53,7 @@ type Gateway struct {
 	store    policy.Store
 	resolver liveResolver
 	audit    *audit.Log        // nil for none
+	tap      *tap.Tap          // nil for none
 	dns      *dnsserver.Server // nil for none
 	proxy    *proxy.Server     // nil for none
 	admin    *admin.Server     // nil for none
@@ -347,6 +349,9 @@ func (g *Gateway) close() {
 	g.resolver.close()
 	if g.audit != nil {
 		_ = g.audit.Close()
+	}
+	if g.tap != nil {
+		_ = g.tap.Close()
 	}
 	g.folder.close()
 }

@@ -37,6 +37,16 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	c.planes(e)
 	c.zone(e)
 	c.g.certs.metrics(e)
+	if c.g.tap != nil {
+		st := c.g.tap.Stats()
+		e.counters("weir_dnstap_messages_total", "Messages for the dnstap collector, by fate.", "fate",
+			series{"written", st.Written}, series{"dropped", st.Dropped}, series{"failed", st.Failed})
+		connected := 0.0
+		if st.Connected {
+			connected = 1
+		}
+		e.gauge("weir_dnstap_connected", "Whether the dnstap collector is there.", connected)
+	}
 	if c.g.audit != nil {
 		st := c.g.audit.Stats()
 		e.counter("weir_audit_records_total", "Audit records by fate.", float64(st.Written), "fate", "written")

@@ -38,6 +38,7 @@ var floors = map[string]int{
 	"gateway/generation": 2,
 	"gateway/resolver":   2,
 	"gateway/vpn":        2,
+	"gateway/tap":        2,
 	"gateway/fleet":      2,
 	"gateway/prove":      2,
 	"gateway/dnsserver":  3,
@@ -62,6 +63,7 @@ var only = map[string]func(file string) bool{
 // requirements is the reviewed list of what the module depends on directly.
 var requirements = map[string]string{
 	"github.com/dchest/siphash":           "the hash of DNS cookies, which servers of different makers share (RFC 9018); gateway/dnsserver only",
+	"github.com/dnstap/golang-dnstap":     "the dnstap format and its sockets, from those who define it; gateway/tap only",
 	"github.com/elazarl/goproxy":          "forwards plain HTTP requests; gateway/proxy/forward.go only",
 	"github.com/gaissmai/bart":            "address prefixes: lookups without allocation, supernets in one walk",
 	"github.com/google/nftables":          "the kernel's packet filter, without a program to run; gateway/vpn only",
@@ -73,6 +75,7 @@ var requirements = map[string]string{
 	"github.com/rogpeppe/go-internal":     "testscript: tests that drive the real binary",
 	"github.com/urfave/cli/v2":            "the command line; cmd/ only",
 	"go.yaml.in/yaml/v3":                  "configuration, with the position of every node",
+	"google.golang.org/protobuf":          "dnstap messages are protocol buffers; gateway/tap only",
 	"golang.org/x/net":                    "IDNA, as browsers map it; HTTP/2 and DNS helpers",
 	"golang.org/x/sync":                   "singleflight and errgroup",
 	"golang.org/x/sys":                    "socket options and batches that the standard library has no name for",

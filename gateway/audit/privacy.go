@@ -25,6 +25,17 @@ const (
 	None Privacy = "none"
 )
 
+// Address is as much of a device's address as may be shown.
+func (p Privacy) Address(a netip.Addr) netip.Addr {
+	switch p {
+	case Truncated:
+		return truncated(a)
+	case Hashed, None:
+		return netip.Addr{}
+	}
+	return a
+}
+
 // A veil applies a Privacy. Its salt is in memory only.
 type veil struct {
 	privacy Privacy
@@ -40,13 +51,12 @@ func newVeil(p Privacy) *veil {
 // draw takes out of the record what it must not say.
 func (v *veil) draw(r *Record) {
 	switch v.privacy {
-	case Truncated:
-		r.Device, r.DeviceID = truncated(r.Device), ""
+	case Truncated, None:
+		r.DeviceID = ""
 	case Hashed:
-		r.Device, r.DeviceID = netip.Addr{}, v.pseudonym(r)
-	case None:
-		r.Device, r.DeviceID = netip.Addr{}, ""
+		r.DeviceID = v.pseudonym(r)
 	}
+	r.Device = v.privacy.Address(r.Device)
 }
 
 func truncated(a netip.Addr) netip.Addr {

@@ -63,6 +63,7 @@ type core struct {
 	resolver Resolver
 	audit    audit.Sink
 	exit     *exit
+	tap      Tap      // nil: none
 	limits   *limiter // nil: none
 	cookies  *Cookies // nil: the option means nothing
 	blockTTL uint32
@@ -376,6 +377,9 @@ func (c *core) record(q *question, d *decision, reply []byte) {
 		r.Removed = "private addresses"
 	}
 	c.audit.Put(r)
+	if c.tap != nil {
+		c.showQuestion(q, reply, d.now)
+	}
 }
 
 // newRecord is the one place where decisions of this plane become records.

@@ -85,6 +85,8 @@ type Options struct {
 	// ends; 5 s.
 	Drain time.Duration
 
+	// Tap gets a copy of what clients asked and got; nil: nobody does.
+	Tap Tap
 	// Limits are what a device and a network may ask.
 	Limits Limits
 	// MaxPerClient is how many questions of one device wait for the resolver at
@@ -173,7 +175,7 @@ func Listen(opts Options) (*Server, error) {
 	s.core = core{
 		policy: opts.Policy, resolver: opts.Resolver, audit: opts.Audit,
 		blockTTL: uint32(opts.BlockTTL / time.Second),
-		timeout:  opts.Timeout, cookies: opts.Cookies, limits: newLimiter(&opts.Limits),
+		timeout:  opts.Timeout, cookies: opts.Cookies, limits: newLimiter(&opts.Limits), tap: opts.Tap,
 	}
 	s.core.exit = newExit(s.life, &s.core, opts.Workers, opts.Queue, opts.MaxPerClient)
 	s.core.idle[tcp], s.core.idle[dot] = opts.Idle, opts.IdleEncrypted

@@ -282,6 +282,9 @@ func (r *batchReader) handle(n int) {
 	r.hot.judge(r.judge)
 	r.hot.tally.received += uint64(n)
 	r.hot.commit(&r.count)
+	if r.hot.core.tap != nil {
+		r.show()
+	}
 	r.exit()
 	r.write()
 }
@@ -330,6 +333,17 @@ func (r *batchReader) answer(snap *policy.Snapshot) {
 		}
 		reply, leave := r.hot.limit(s.out[i][:0], p, from, snap, r.now)
 		s.reply[i], s.leave[i] = len(reply), leave
+	}
+}
+
+// show gives a tap what was answered, and what was not. What leaves by the exit
+// comes to it from there.
+func (r *batchReader) show() {
+	s := r.slabs
+	for i := range r.n {
+		if from, _ := source(&s.name[i]); !s.leave[i] {
+			r.hot.core.show(s.in[i][:s.recv[i].n], s.out[i][:s.reply[i]], from, r.now)
+		}
 	}
 }
 
