@@ -106,10 +106,25 @@ func (e emitter) emit(t prometheus.ValueType, name, help string, v float64, labe
 	e.ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, names, nil), t, v, values...)
 }
 
+func (e emitter) histogram(name, help string, l *dnsserver.Latency) {
+	total, buckets := uint64(0), make(map[float64]uint64, len(l.Bounds))
+	for i, n := range l.Buckets {
+		total += n
+		if i < len(l.Bounds) {
+			buckets[l.Bounds[i].Seconds()] = total
+		}
+	}
+	e.ch <- prometheus.MustNewConstHistogram(prometheus.NewDesc(name, help, []string{"transport", "outcome"}, nil),
+		total, l.Sum.Seconds(), buckets, l.Transport, l.Outcome)
+}
+
 // planes renders what the planes and the resolver count.
 func (c collector) planes(e emitter) {
 	if c.g.dns != nil {
 		dnsMetrics(e, c.g.dns.Stats())
+		for _, l := range c.g.dns.Latency() {
+			e.histogram("weir_dns_duration_seconds", "How long questions took, by transport and what became of them; what the fast path answers is not timed, but in the first bucket.", &l)
+		}
 	}
 	if c.g.proxy != nil {
 		proxyMetrics(e, c.g.proxy.Stats())

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -95,6 +96,39 @@ func TestDNSMetricsOfAGateway(t *testing.T) {
 	} {
 		if !strings.Contains(m, want) {
 			t.Errorf("metrics lack %q", want)
+		}
+	}
+}
+
+func TestHistogram(t *testing.T) {
+	l := dnsserver.Latency{
+		Transport: "udp", Outcome: "upstream", Bounds: []time.Duration{time.Millisecond, time.Second},
+		Buckets: []uint64{5, 3, 2}, Sum: 4 * time.Second,
+	}
+	r := prometheus.NewRegistry()
+	r.MustRegister(collected(func(e emitter) { e.histogram("x", "help", &l) }))
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := families[0].GetMetric()[0].GetHistogram()
+	if h.GetSampleCount() != 10 || h.GetSampleSum() != 4 || len(h.GetBucket()) != 2 || h.GetBucket()[0].GetCumulativeCount() != 5 || h.GetBucket()[1].GetCumulativeCount() != 8 {
+		t.Errorf("got %v", h)
+	}
+}
+
+// A running gateway shows what it has answered, timed or not.
+func TestDurations(t *testing.T) {
+	f := newFixture(t, map[string]string{"weir.yml": listeners})
+	f.rcode("wechat.com")
+	f.rcode("plain.example")
+	metrics := f.get("/metrics")
+	for _, want := range []string{
+		`weir_dns_duration_seconds_bucket{outcome="blocked",transport="udp",le="0.0001"} 1`,
+		`weir_dns_duration_seconds_count{outcome="upstream",transport="udp"} 1`,
+	} {
+		if !strings.Contains(metrics, want+"\n") {
+			t.Errorf("there is no %s", want)
 		}
 	}
 }

@@ -74,6 +74,7 @@ type core struct {
 	name      string
 	idle      [allTransports]time.Duration // how long connections may idle, where clients may know
 	stats     counters
+	latency   latencies
 }
 
 var (
@@ -352,26 +353,34 @@ func (c *core) record(q *question, d *decision, reply []byte) {
 		c.stats.rcode(int(reply[3] & 0xF))
 	}
 	c.stats.actions[d.Action].Add(1)
+	f := fateNone
 	switch d.kind {
 	case kindBlocked:
+		f = fateBlocked
 		if len(reply) == 0 {
 			c.stats.drop(dropMode)
 		}
 	case kindAny, kindRefused, kindNotImpl, kindSnoop, kindTCPOnly, kindEndpoints:
 		c.stats.synthesized.Add(1)
+		f = fateSynthesized
 	case kindAnswer, kindRewritten:
 		if q.cached || q.answer != nil && q.answer.Stale() {
 			c.stats.cached.Add(1)
+			f = fateCached
 		} else {
 			c.stats.forwarded.Add(1)
+			f = fateForwarded
 		}
 	case kindFailed:
 		if isOverload(q.failed()) {
 			c.stats.overloaded.Add(1)
+			f = fateOverloaded
 		} else {
 			c.stats.failed.Add(1)
+			f = fateFailed
 		}
 	}
+	c.latency.took(q.transport, f, d.now.Sub(q.arrived))
 	r := newRecord(&d.Verdict, q.from.Addr, q.name, q.qtype, q.transport, d.via, reply, d.now)
 	if d.kind == kindAnswer && q.answer.Filtered() {
 		r.Removed = "private addresses"
