@@ -205,11 +205,8 @@ func cookieOf(m *dns.Msg) string {
 func TestCookies(t *testing.T) {
 	const client = "0011223344556677"
 	onEngines(t, func(t *testing.T, portable bool) {
-		jar, err := NewCookies("", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := start(t, zones, Options{portable: portable, Cookies: jar})
+		secret := strings.Repeat("ab", 16)
+		r := start(t, zones, Options{portable: portable, Cookies: cookies(t, secret)})
 		valid := cookieOf(r.ask(t, "udp", withCookie("good.example", client)))
 		if len(valid) != 48 || valid[:16] != client {
 			t.Fatalf("cookie %q, want the client's and 16 octets", valid)
@@ -245,7 +242,9 @@ func TestCookies(t *testing.T) {
 		if st := r.Stats(); st.CookiesValid != 4 || st.CookiesBad != 4 || st.CookiesNew != 3 {
 			t.Errorf("counted %+v", st)
 		}
+		jar := cookies(t, secret)
 		jar.Require = true
+		r = start(t, zones, Options{portable: portable, Cookies: jar})
 		for cookie, want := range map[string]int{client: dns.RcodeBadCookie, bad: dns.RcodeBadCookie, valid: dns.RcodeSuccess} {
 			m := r.ask(t, "udp", withCookie("good.example", cookie))
 			if m.Rcode != want || len(cookieOf(m)) != 48 || (len(m.Answer) == 0) != (want != 0) {
