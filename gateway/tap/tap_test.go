@@ -48,15 +48,6 @@ func next(t *testing.T, frames <-chan *dnstap.Dnstap) *dnstap.Dnstap {
 	return nil
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within 20 s: %s", what)
-		}
-	}
-}
-
 func TestFrames(t *testing.T) {
 	asked := time.Unix(1700000000, 123456789)
 	for _, network := range []string{"unix", "tcp"} {
