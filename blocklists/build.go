@@ -19,12 +19,14 @@ type Builder struct {
 	// a processor with others can let them have it.
 	Pace func()
 
-	base    *core
-	classes map[class]uint32
-	codes   map[string]byte // of endings
-	nodes   sketch          // the names so far and those above them
-	signs   []*signature
-	rec     []byte // the record that is being made
+	base     *core
+	classes  map[class]uint32
+	codes    map[string]byte // of endings
+	nodes    sketch          // the names so far and those above them
+	signs    []*signature
+	clients  []Match
+	clientAt map[Match]int // by the rule without its line
+	rec      []byte        // the record that is being made
 }
 
 // ErrSetFull is returned by Builder.Add for a rule that a Set has no room for.
@@ -54,6 +56,8 @@ func (b *Builder) Add(list int, r Rule) error {
 		return b.addPrefix(list, r)
 	case Bytes, Field, Target:
 		return b.addSignature(list, r)
+	case Client:
+		return b.addClient(list, r)
 	}
 	return fmt.Errorf("rule of unknown kind %d", r.Kind)
 }
@@ -140,7 +144,7 @@ func (b *Builder) addPrefix(list int, r Rule) error {
 // Build returns the compiled Set. The Builder must not be used afterwards, but
 // as a new one.
 func (b *Builder) Build() *Set {
-	c, signs, pace := b.base, b.signs, b.Pace
+	c, signs, pace, asking := b.base, b.signs, b.Pace, newClients(b.clients)
 	nodes := b.nodes.count()
 	*b = Builder{}
 	if c == nil {
@@ -153,7 +157,7 @@ func (b *Builder) Build() *Set {
 		c.table = newTable(nodes)
 		c.build(pace, bitmap{})
 	}
-	return &Set{base: c, signs: signs}
+	return &Set{base: c, signs: signs, clients: asking}
 }
 
 // build fills the table. Where it is known which records tell a name above them

@@ -32,6 +32,9 @@ func (d Data) String() string {
 // what its rule does: a trigger may have several records, each of which is a
 // rule. They come in no order.
 func (s *Set) AppendData(dst []Data, m Match) []Data {
+	if m.Rule.Kind == Client {
+		return s.clients.appendData(dst, &m)
+	}
 	if s.base != nil {
 		dst = s.base.appendData(dst, &m, s.over)
 	}

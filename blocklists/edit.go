@@ -87,8 +87,12 @@ func (s *Set) Edit(e Edit) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
+	clients, err := s.clients.edit(&e)
+	if err != nil {
+		return nil, err
+	}
 	e.Remove, e.Add = withoutSignatures(e.Remove), withoutSignatures(e.Add)
-	n := &Set{base: s.base, over: s.over.clone(), signs: signs}
+	n := &Set{base: s.base, over: s.over.clone(), signs: signs, clients: clients}
 	if n.base == nil {
 		n.base = new(core)
 	}

@@ -54,6 +54,11 @@ func (s *Set) RulesOf(list int) int {
 			n++
 		}
 	}
+	s.clients.count(func(of, rules int) {
+		if of == list {
+			n += rules
+		}
+	})
 	for i, count := range s.counts() {
 		if int(s.base.classes[i].list) == list {
 			n += count

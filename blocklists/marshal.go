@@ -24,10 +24,11 @@ import (
 // name. The hash table is not there: it is made for a seed that differs from
 // process to process, and is found again faster than it would be checked.
 //
-// The contents of the second are the signatures and the overlay.
+// The contents of the second are the signatures, the rules about who asks and the
+// overlay.
 const (
 	baseMagic  = "weirset\x01"
-	editsMagic = "weiredt\x01"
+	editsMagic = "weiredt\x02"
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -65,12 +66,21 @@ func (s *Set) WriteBase(w io.Writer, pace func()) error {
 	return m.close()
 }
 
-// WriteEdits writes how the Set differs from what was built, and its signatures.
+// WriteEdits writes how the Set differs from what was built, its signatures, and
+// its rules about who asks.
 func (s *Set) WriteEdits(w io.Writer) error {
 	m := newMarshaler(w, editsMagic)
 	m.number(uint64(len(s.signs)))
 	for _, sig := range s.signs {
 		m.change(&Change{sig.list, sig.rule})
+	}
+	var asking []Match
+	if s.clients != nil {
+		asking = s.clients.rules
+	}
+	m.number(uint64(len(asking)))
+	for _, c := range asking {
+		m.change(&Change{c.List, c.Rule})
 	}
 	o := s.over
 	if o == nil {
@@ -153,7 +163,7 @@ func (m *marshaler) change(c *Change) {
 	k := classOf(c.List, &c.Rule)
 	m.class(&k)
 	m.number(uint64(c.Rule.Line))
-	if c.Rule.Kind == Prefix {
+	if c.Rule.Kind == Prefix || c.Rule.Kind == Client {
 		m.prefix(c.Rule.Prefix)
 		return
 	}

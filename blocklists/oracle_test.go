@@ -69,6 +69,7 @@ func decides(a, b Rule) int {
 		-cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()),
 		-cmp.Compare(truth[a.Kind == Exact], truth[b.Kind == Exact]),
 		-cmp.Compare(len(a.Path), len(b.Path)),
+		cmp.Compare(truth[a.Action == None], truth[b.Action == None]),
 		-cmp.Compare(truth[a.Action == Allow], truth[b.Action == Allow]),
 		cmp.Compare(a.Line, b.Line),
 	)
@@ -81,10 +82,18 @@ func (o *oracle) ask(speaks func(Rule) bool) []Match {
 		for _, r := range rules {
 			if speaks(r) {
 				said = append(said, r)
+				continue
+			}
+			// A name of a policy zone keeps wildcards above it from what is below.
+			if below := (Rule{Kind: Under, Name: r.Name, Line: r.Line}); r.Kind == Exact && r.Mode != ModeDefault && r.Path == "" && speaks(below) {
+				said = append(said, below)
 			}
 		}
-		if len(said) > 0 {
-			out = append(out, Match{list, slices.MinFunc(said, decides)})
+		if len(said) == 0 {
+			continue
+		}
+		if r := slices.MinFunc(said, decides); r.Action != None {
+			out = append(out, Match{list, r})
 		}
 	}
 	return byList(out)

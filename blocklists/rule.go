@@ -49,6 +49,7 @@ const (
 	Bytes                  // a signature: how a connection begins
 	Field                  // a signature: a field of a plain HTTP request
 	Target                 // a signature: the path of a plain HTTP request, whatever its host
+	Client                 // the address of who asks, whatever for
 )
 
 // A Mode is a way to answer a blocked DNS question.
@@ -136,6 +137,9 @@ func (r Rule) String() string {
 	case Prefix:
 		b.WriteString(r.Prefix.String())
 		return b.String()
+	case Client:
+		b.WriteString("client " + r.Prefix.String())
+		return b.String()
 	case Bytes:
 		b.WriteString("bytes ")
 	case Field:
@@ -161,6 +165,8 @@ func (r Rule) Policy() string {
 		return ""
 	case r.Kind == Prefix:
 		return "response-ip " + r.Mode.String()
+	case r.Kind == Client:
+		return "client-ip " + r.Mode.String()
 	}
 	return "qname " + r.Mode.String()
 }
@@ -181,12 +187,14 @@ type Match struct {
 func (m Match) Ref() Ref { return Ref{m.List, m.Rule.Line} }
 
 // outranks reports whether m decides over o, both being rules of one list that
-// match the same question: by priority, then by the longer name or prefix,
+// match the same question: who asks before what for, then by priority, then by the longer name or prefix,
 // then exact over wide, then the longer path; between equals allow wins, and
 // then the first line.
 func (m *Match) outranks(o *Match) bool {
 	a, b := &m.Rule, &o.Rule
 	switch {
+	case (a.Kind == Client) != (b.Kind == Client):
+		return a.Kind == Client
 	case a.Priority != b.Priority:
 		return a.Priority > b.Priority
 	case len(a.Name) != len(b.Name):
@@ -198,7 +206,7 @@ func (m *Match) outranks(o *Match) bool {
 	case len(a.Path) != len(b.Path):
 		return len(a.Path) > len(b.Path)
 	case a.Action != b.Action:
-		return a.Action == Allow
+		return a.Action == Allow || b.Action == None
 	}
 	return a.Line < b.Line
 }

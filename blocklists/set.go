@@ -11,9 +11,10 @@ import (
 // all of them. It is immutable and safe for concurrent use. The zero Set
 // matches nothing.
 type Set struct {
-	base  *core
-	over  *overlay // nil but after Edit
-	signs []*signature
+	base    *core
+	over    *overlay // nil but after Edit
+	signs   []*signature
+	clients *clients // nil for none
 }
 
 // A core is the compiled rules of a Set.
@@ -58,6 +59,7 @@ func (s *Set) count(add func(list, rules int)) {
 	for _, sig := range s.signs {
 		add(sig.list, 1)
 	}
+	s.clients.count(add)
 	if s.over != nil {
 		s.over.core.count(s.over.core.classCounts(), add)
 		s.base.count(s.over.counts, add)
@@ -99,7 +101,24 @@ func (s *Set) AppendURL(dst []Match, name, path string) []Match {
 	if s.over != nil && s.over.core != nil {
 		dst = s.over.core.appendURL(dst, base, name, path, nil)
 	}
+	for i := base; i < len(dst); i++ {
+		if dst[i].Rule.Action == None {
+			return dropBarriers(dst, base)
+		}
+	}
 	return dst
+}
+
+// dropBarriers takes out the names of policy zones that only kept wildcards
+// above them from matching.
+func dropBarriers(dst []Match, base int) []Match {
+	kept := dst[:base]
+	for _, m := range dst[base:] {
+		if m.Rule.Action != None {
+			kept = append(kept, m)
+		}
+	}
+	return kept
 }
 
 // appendURL adds to dst[base:], as keep does, what the core says and the overlay,
@@ -157,7 +176,8 @@ func (c *core) keepMany(dst []Match, base int, h *head, name string, start int, 
 func (c *core) keepName(dst []Match, base int, offset uint32, name string, start int, over *overlay) []Match {
 	r, _ := readRecord(c.records.at(offset))
 	k := &c.classes[r.class]
-	if k.kind == Exact && start > 0 || k.kind == Under && start == 0 {
+	barrier := k.kind == Exact && start > 0
+	if barrier && (k.mode == ModeDefault || r.path || len(dst) == base && over == nil) || k.kind == Under && start == 0 {
 		return dst
 	}
 	m := k.match(r.line)
@@ -168,6 +188,11 @@ func (c *core) keepName(dst []Match, base int, offset uint32, name string, start
 		m.Rule.Line = over.line(m.List, r.line)
 	}
 	m.Rule.Name = name[start:]
+	if barrier {
+		// The name exists in its policy zone, and a wildcard above it does not
+		// reach what is under it (RFC 4592, section 2.2.1).
+		m.Rule.Kind, m.Rule.Action, m.Rule.Priority = Under, None, 0
+	}
 	if r.path {
 		m.Rule.Path = r.pattern()
 	}

@@ -249,12 +249,14 @@ func editSignatures(signs []*signature, e *Edit) ([]*signature, error) {
 	return b.signs, nil
 }
 
-// withoutSignatures returns the changes of other rules.
+// withoutSignatures returns the changes of rules that are neither signatures nor
+// about who asks.
 func withoutSignatures(changes []Change) []Change {
-	if !slices.ContainsFunc(changes, func(c Change) bool { return c.Rule.Kind.IsSignature() }) {
+	apart := func(c Change) bool { return c.Rule.Kind.isApart() }
+	if !slices.ContainsFunc(changes, apart) {
 		return changes
 	}
-	return slices.DeleteFunc(slices.Clone(changes), func(c Change) bool { return c.Rule.Kind.IsSignature() })
+	return slices.DeleteFunc(slices.Clone(changes), apart)
 }
 
 // AppendFlow appends, for each list that knows how the connection begins, the

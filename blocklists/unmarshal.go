@@ -125,7 +125,7 @@ func (u *unmarshaler) class() class {
 		k.kind, k.action, k.mode, k.priority = Kind(b[0]), Action(b[1]), Mode(b[2]), b[3]
 	}
 	k.data = MakeData(u.text(maxData))
-	if u.err == nil && (k.kind == 0 || k.kind > Target || k.action != Block && k.action != Allow) {
+	if u.err == nil && (k.kind == 0 || k.kind > Client || k.action != Block && k.action != Allow) {
 		u.fail("a class of rules is none")
 	}
 	return k
@@ -143,7 +143,7 @@ func (u *unmarshaler) prefix() netip.Prefix {
 func (u *unmarshaler) change() Change {
 	k := u.class()
 	c := Change{List: int(k.list), Rule: k.match(uint32(u.number(math.MaxUint32))).Rule}
-	if c.Rule.Kind == Prefix {
+	if c.Rule.Kind == Prefix || c.Rule.Kind == Client {
 		c.Rule.Prefix = u.prefix()
 		return c
 	}
@@ -164,8 +164,8 @@ func readCore(b []byte, pace func()) (*core, error) {
 	c := new(core)
 	c.seed = maphash.MakeSeed()
 	for range u.count(math.MaxInt32) {
-		if k := u.class(); k.kind.IsSignature() {
-			u.fail("a signature is not among the edits")
+		if k := u.class(); k.kind.isApart() {
+			u.fail("a rule of this kind is not among the edits")
 		} else {
 			c.classes = append(c.classes, k)
 		}
@@ -308,7 +308,7 @@ func checkedUvarint(b []byte, i int) (v uint32, next int) {
 	return 0, 0
 }
 
-// readEdits makes the signatures and the overlay.
+// readEdits makes the signatures, the rules about who asks and the overlay.
 func (s *Set) readEdits(b []byte) error {
 	u := newUnmarshaler(b, editsMagic)
 	var build Builder
@@ -323,7 +323,13 @@ func (s *Set) readEdits(b []byte) error {
 			}
 		}
 	}
-	s.signs = build.signs
+	for range u.count(math.MaxInt32) {
+		c := u.change()
+		if u.err == nil && (c.Rule.Kind != Client || build.addClient(c.List, c.Rule) != nil) {
+			u.fail("a rule about who asks is none")
+		}
+	}
+	s.signs, s.clients = build.signs, newClients(build.clients)
 	if u.number(1) == 1 && u.err == nil {
 		s.over = (*overlay)(nil).clone()
 		s.over.counts = slices.Clone(s.base.counts)
@@ -359,8 +365,8 @@ func (u *unmarshaler) overlay(s *Set) {
 	}
 	for range u.count(maxEdits) {
 		c := u.change()
-		if c.Rule.Kind.IsSignature() {
-			u.fail("a signature is among the rules")
+		if c.Rule.Kind.isApart() {
+			u.fail("a rule of another kind is among the rules")
 		}
 		o.added[c.key()] = c.Rule.Line
 	}

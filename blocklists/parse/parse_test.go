@@ -92,7 +92,7 @@ func checkReport(t testing.TB, r Report) {
 		t.Errorf("lines do not add up: %d blank, %d comments, %d with rules, %d skipped are %d of %d",
 			r.Blank, r.Comments, r.RuleLines, r.SkippedLines, got, r.Lines)
 	}
-	if k := r.Kinds; k.Suffix+k.Exact+k.Under+k.Prefix+k.URL+k.Signature != r.Rules || r.Block+r.Allow != r.Rules {
+	if k := r.Kinds; k.Suffix+k.Exact+k.Under+k.Prefix+k.URL+k.Signature+k.Client != r.Rules || r.Block+r.Allow != r.Rules {
 		t.Errorf("rules do not add up: %+v", r)
 	}
 	if r.Rules < r.RuleLines || r.Skipped() < r.SkippedLines {

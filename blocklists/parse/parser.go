@@ -203,6 +203,8 @@ func (p *parser) rule(r blocklists.Rule) {
 	switch {
 	case r.Kind.IsSignature():
 		n.Kinds.Signature++
+	case r.Kind == blocklists.Client:
+		n.Kinds.Client++
 	case r.Path != "":
 		n.Kinds.URL++
 	case r.Kind == blocklists.Suffix:

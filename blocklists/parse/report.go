@@ -48,6 +48,7 @@ type Kinds struct {
 	URL    int `json:"url"`
 
 	Signature int `json:"signature"`
+	Client    int `json:"client,omitempty"` // rules about who asks
 }
 
 // Skipped returns how many skips there were in all.

@@ -122,6 +122,9 @@ func (p *parser) trigger(rule blocklists.Rule, s, text string) {
 		}
 		p.prefixRule(rule, prefix, text, 0)
 		return
+	case "rpz-client-ip":
+		p.client(rule, s[:max(0, len(s)-len(".rpz-client-ip"))], text)
+		return
 	case "rpz-nsdname":
 		p.skip(0, SkipNSName, text, nil)
 		return
@@ -143,6 +146,21 @@ func (p *parser) trigger(rule blocklists.Rule, s, text string) {
 		return
 	}
 	p.nameRule(rule, name, 0)
+}
+
+// client gives out a rule about who asks. Private address space is what clients
+// have; a prefix that is far too wide is everybody.
+func (p *parser) client(rule blocklists.Rule, s, text string) {
+	prefix, ok := triggerPrefix(strings.ToLower(s))
+	switch {
+	case !ok:
+		p.skip(0, SkipNotAddress, text, nil)
+	case prefix.Addr().Is4() && prefix.Bits() < widestIPv4, prefix.Addr().Is6() && prefix.Bits() < widestIPv6:
+		p.skip(0, SkipEverything, text, nil)
+	default:
+		rule.Kind, rule.Prefix = blocklists.Client, prefix
+		p.rule(rule)
+	}
 }
 
 // triggerPrefix reads "length.reversed-address": decimal for IPv4, words for

@@ -15,8 +15,8 @@ func TestRPZ(t *testing.T) {
 			rules: []string{"8 =a.example nxdomain", "9 =b.example nodata", "10 @@=c.example passthru", "11 =d.example drop", "12 =e.example tcp-only", "13 =f.example local-data", "14 =g.example local-data", "15 @@=h.example passthru"}},
 		{name: "triggers", text: "*.a.example CNAME .\n32.1.2.0.192.rpz-ip CNAME .\n24.0.100.51.198.rpz-ip CNAME *.\n128.1.zz.db8.2001.rpz-ip CNAME rpz-passthru.\n48.zz.1.db8.2001.RPZ-IP CNAME .\n" +
 			"128.8.7.6.5.4.3.db8.2001.rpz-ip CNAME .\n32.1.2.0.192.rpz-client-ip CNAME .\nns.example.rpz-nsdname CNAME .\n32.1.2.0.192.rpz-nsip CNAME .\n* CNAME .\n@ CNAME .\n",
-			rules: []string{"1 *.a.example nxdomain", "2 192.0.2.1/32 nxdomain", "3 198.51.100.0/24 nodata", "4 @@2001:db8::1/128 passthru", "5 2001:db8:1::/48 nxdomain", "6 2001:db8:3:4:5:6:7:8/128 nxdomain"},
-			skips: []string{"7:1 trigger", "8:1 nsdname", "9:1 nsip", "10:1 everything", "11:1 everything"}},
+			rules: []string{"1 *.a.example nxdomain", "2 192.0.2.1/32 nxdomain", "3 198.51.100.0/24 nodata", "4 @@2001:db8::1/128 passthru", "5 2001:db8:1::/48 nxdomain", "6 2001:db8:3:4:5:6:7:8/128 nxdomain", "7 client 192.0.2.1/32 nxdomain"},
+			skips: []string{"8:1 nsdname", "9:1 nsip", "10:1 everything", "11:1 everything"}},
 		{name: "bad prefixes", text: "8.0.0.0.10.rpz-ip CNAME .\n33.1.2.0.192.rpz-ip CNAME .\n32.1.2.0.rpz-ip CNAME .\nx.1.2.0.192.rpz-ip CNAME .\nrpz-ip CNAME .\n128.zz.1.zz.rpz-ip CNAME .\n32.256.2.0.192.rpz-ip CNAME .\n0.0.0.0.0.rpz-ip CNAME .\n",
 			skips: []string{"1:1 special", "2:1 not-address", "3:1 not-address", "4:1 not-address", "5:1 not-address", "6:1 not-address", "7:1 not-address", "8:1 special"}},
 		{name: "zone named by the origin", text: "$ORIGIN rpz.example.\n@ SOA a. b. 1 2 3 4 5\na.example CNAME .\nb.example.rpz.example. CNAME .\nc.example.RPZ.example. CNAME .\nd.example. CNAME .\n$ORIGIN example\ne CNAME .\n*.f CNAME .\n$ORIGIN .\ng.example.rpz.example CNAME .\n",
