@@ -145,7 +145,7 @@ func (c *compiler) plan() error {
 				c.off = append(c.off, offList{len(c.parts), st})
 				continue
 			}
-			c.add(part{status: st, list: policy.List{Name: l.Name, Role: policy.RoleBan, Ban: i, Signal: l.Signal, Answer: l.Answer, Embeds: l.Embeds}})
+			c.add(part{status: st, list: policy.List{Name: l.Name, Role: policy.RoleBan, Ban: i, Signal: l.Signal, Answer: l.Answer, Embeds: l.Embeds, Zone: st.Format == parse.RPZ}})
 		}
 	}
 	if len(c.parts) > blocklists.MaxLists {

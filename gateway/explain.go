@@ -127,9 +127,9 @@ func (e *Explainer) Explain(ctx context.Context, s string, device netip.Addr, no
 	} else if t.name != "" {
 		x.Answers.Note = "not asked, the target itself is blocked"
 	}
-	dnsVia, qtype := asked.judge(snap, sub, &onDNS, now, questionTypes...)
+	dnsVia, qtype := asked.judge(snap, sub, t.name, &onDNS, now, questionTypes...)
 	// The proxy connects to what these lead to, whatever other types say.
-	proxyVia, _ := asked.judge(snap, sub, &onProxy, now, dns.TypeA, dns.TypeAAAA)
+	proxyVia, _ := asked.judge(snap, sub, t.name, &onProxy, now, dns.TypeA, dns.TypeAAAA)
 	x.Blocked = onDNS.Blocked() || onProxy.Blocked()
 	x.DNS = e.explained(&onDNS, dnsVia, dnsEffect(&onDNS, t)+qtype)
 	x.Proxy = e.explained(&onProxy, proxyVia, proxyEffect(&onProxy, t))
@@ -255,9 +255,9 @@ func (a answers) addrs() []netip.Addr {
 
 // judge puts the answers of those types to policy. Where one of them decides,
 // its verdict replaces v, and its link and for which questions are returned.
-func (a answers) judge(s *policy.Snapshot, sub policy.Subject, v *policy.Verdict, now time.Time, qtypes ...uint16) (via resolver.Link, questions string) {
+func (a answers) judge(s *policy.Snapshot, sub policy.Subject, name string, v *policy.Verdict, now time.Time, qtypes ...uint16) (via resolver.Link, questions string) {
 	for _, qtype := range qtypes {
-		lv, link := resolver.Judge(s, sub, a[qtype], now)
+		lv, link := resolver.Judge(s, sub, name, a[qtype], now)
 		if v.Blocked() || lv.Action <= v.Action {
 			continue // Action is in the order of severity, once something is decided
 		}

@@ -90,6 +90,9 @@ type decision struct {
 	now  time.Time
 	// local are the records that answer instead; nil but with local data.
 	local []dns.RR
+	// chain are the aliases of the answer before what a policy zone speaks about;
+	// they stay true.
+	chain []dns.RR
 }
 
 // A kind is how a question is answered. The zero kind is a fault.
@@ -198,10 +201,11 @@ func (d *decision) judgeLinks(snap *policy.Snapshot, q *question) {
 	if len(links) == 0 {
 		return
 	}
-	v, link := resolver.Judge(snap, q.from, links, d.now)
+	v, link := resolver.Judge(snap, q.from, q.name, links, d.now)
 	switch {
 	case v.Blocked(), v.Reason == policy.ReasonTCPOnly && q.transport == udp:
 		d.Verdict, d.via = v, link.String()
+		d.chain = q.chainTo(&d.Verdict, link)
 		d.settled(q)
 	case !v.Allowed():
 		d.Verdict, d.kind = v, kindFault

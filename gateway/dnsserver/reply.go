@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -171,7 +172,7 @@ func (c *core) blocked(dst []byte, q *question, d *decision) []byte {
 		if d.local == nil { // an alias that leads nowhere
 			m.Rcode = dns.RcodeNameError
 		}
-		m.Answer = d.local
+		m.Answer = slices.Clone(d.local)
 	case blocklists.Null:
 		m.Answer = q.address(netip.IPv4Unspecified(), netip.IPv6Unspecified(), c.blockTTL)
 	case blocklists.Addresses:
@@ -182,6 +183,7 @@ func (c *core) blocked(dst []byte, q *question, d *decision) []byte {
 	if len(m.Answer) == 0 {
 		m.Ns = []dns.RR{c.soa(q, d)}
 	}
+	m.Answer = append(slices.Clip(d.chain), m.Answer...)
 	return c.pack(dst, q, m, banError(d))
 }
 
@@ -206,7 +208,9 @@ func (q *question) header(t uint16, ttl uint32) dns.RR_Header {
 // is the generation of the policy.
 func (c *core) soa(q *question, d *decision) dns.RR {
 	h := q.header(dns.TypeSOA, c.blockTTL)
-	h.Name = zone(h.Name, q.name, d.Rule.Name)
+	if h.Name = zone(h.Name, q.name, d.Rule.Name); len(d.chain) > 0 {
+		h.Name = d.owner(q) // a negative answer is about the last name
+	}
 	return &dns.SOA{
 		Hdr: h, Ns: "weir.invalid.", Mbox: "nobody.invalid.", Serial: uint32(d.Generation),
 		Refresh: 3600, Retry: 600, Expire: 86400, Minttl: c.blockTTL,

@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -85,7 +86,7 @@ func (c *core) answerLocally(snap *policy.Snapshot, q *question, d *decision) {
 // among them. It is not ok for an alias that leads to no name; what then remains
 // is a block.
 func (d *decision) localRecords(snap *policy.Snapshot, q *question, maxTTL uint32) (alias *dns.CNAME, ok bool) {
-	owner := q.msg.Question[0].Name
+	owner := d.owner(q)
 	d.local = []dns.RR{}
 	for _, text := range snap.LocalData(&d.Verdict) {
 		rr, err := dns.NewRR(owner + " " + text)
@@ -121,6 +122,36 @@ func expand(c *dns.CNAME, owner string) bool {
 	return ok
 }
 
+// owner is the name that is answered for: the question's, or where the aliases
+// before it lead.
+func (d *decision) owner(q *question) string {
+	if n := len(d.chain); n > 0 {
+		return d.chain[n-1].(*dns.CNAME).Target
+	}
+	return q.msg.Question[0].Name
+}
+
+// chainTo returns the aliases of the answer up to the link that the rule of a
+// policy zone is about, as other engines keep them. Where another rule decides,
+// there are none: nothing of the way to a banned name is told.
+func (q *question) chainTo(v *policy.Verdict, to resolver.Link) (chain []dns.RR) {
+	if v.Rule.Mode == blocklists.ModeDefault {
+		return nil
+	}
+	name := q.name
+	for _, rr := range q.answer.Reply(q.msg).Answer {
+		c, ok := rr.(*dns.CNAME)
+		if !ok || canonical(c.Hdr.Name) != name {
+			continue
+		}
+		chain, name = append(chain, c), canonical(c.Target)
+		if name == to.Name {
+			break
+		}
+	}
+	return chain
+}
+
 // judgeTarget judges where the alias leads. The list that named it is not asked
 // again, which could go on for ever; all others are.
 func (d *decision) judgeTarget(snap *policy.Snapshot, q *question, target string) {
@@ -145,6 +176,6 @@ func (q *question) rewritten(d *decision) *dns.Msg {
 	m := q.rewrite.answer.Reply(q.rewrite.msg)
 	m.Question = append([]dns.Question(nil), q.msg.Question...)
 	m.AuthenticatedData = false // the alias is nobody's data
-	m.Answer = append(append([]dns.RR(nil), d.local...), m.Answer...)
+	m.Answer = slices.Concat(d.chain, d.local, m.Answer)
 	return m
 }

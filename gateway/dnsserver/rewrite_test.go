@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/weir-gateway/weir/blocklists"
 	"github.com/weir-gateway/weir/blocklists/parse"
+	"github.com/weir-gateway/weir/gateway/audit"
 )
 
 // A policy zone with each action, behind a ban.
@@ -184,4 +186,52 @@ func extraText(m *dns.Msg) string {
 		}
 	}
 	return ""
+}
+
+// Who asks is looked at whatever is in the cache, on every way to an answer.
+func TestClientTrigger(t *testing.T) {
+	for _, silent := range []bool{false, true} {
+		opts := Options{}
+		if silent {
+			opts.Audit = audit.Discard{}
+		}
+		r := start(t, zones, opts)
+		r.store.Swap(snapshot(t, 2, []testBan{{blocklists.Ban{ID: "zone", EDE: 15}, zoneRules(t, policyClients)}}))
+		for range 3 { // the third time a reader may have it at hand
+			for from, want := range map[string]string{
+				"127.0.0.1": "NOERROR A 192.0.2.10", "127.0.0.9": "NXDOMAIN ", "127.0.0.10": "NOERROR A 198.51.100.1", "127.0.0.11": "NOERROR ",
+			} {
+				c := dns.Client{Dialer: &net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}}}
+				m, _, err := c.Exchange(new(dns.Msg).SetQuestion("good.example.", dns.TypeA), r.addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := dns.RcodeToString[m.Rcode] + " " + answers(m); got != want || m.Truncated != (from == "127.0.0.11") {
+					t.Errorf("silent %t, from %s: got %q, want %q", silent, from, got, want)
+				}
+			}
+		}
+	}
+}
+
+const policyClients = `@ SOA a. b. 1 2 3 4 5
+32.9.0.0.127.rpz-client-ip CNAME .
+32.10.0.0.127.rpz-client-ip A 198.51.100.1
+32.11.0.0.127.rpz-client-ip CNAME rpz-tcp-only.
+`
+
+// The aliases before what a zone speaks about stay in the answer, as other
+// engines have it; a ban of another kind tells nothing of the way.
+func TestAliasesStay(t *testing.T) {
+	r := start(t, zones+"way.example. 60 IN CNAME nx.test.example.\n", Options{})
+	zone := "@ SOA a. b. 1 2 3 4 5\nnx.test.example CNAME .\n"
+	r.store.Swap(snapshot(t, 2, append(bans(), testBan{blocklists.Ban{ID: "zone", EDE: 15}, zoneRules(t, zone)})))
+	m := exchangeEDNS(t, r, "udp", "way.example.", dns.TypeA)
+	if m.Rcode != dns.RcodeNameError || answers(m) != "CNAME nx.test.example." || len(m.Ns) != 1 || m.Ns[0].Header().Name != "nx.test.example." {
+		t.Errorf("by a zone:\n%s", m)
+	}
+	m = exchangeEDNS(t, r, "udp", "cloak.example.", dns.TypeA)
+	if m.Rcode != dns.RcodeNameError || len(m.Answer) != 0 {
+		t.Errorf("by a list:\n%s", m)
+	}
 }

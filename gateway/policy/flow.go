@@ -40,7 +40,7 @@ func (s *Snapshot) Fields(sub Subject, host blocklists.Host, path string, fields
 		q.name, q.path = "", ""
 	}
 	var room [few]blocklists.Match
-	ms := s.find(room[:0], q)
+	ms := s.find(room[:0], sub, q)
 	ms = s.spec.Set.AppendFields(ms, path, fields)
 	s.judge(&v, sub, ms, now)
 	return v

@@ -268,6 +268,9 @@ func (d dice) rule(line int) blocklists.Rule {
 		r.Prefix = netip.PrefixFrom(a, a.BitLen()-d.IntN(12)).Masked()
 		return r
 	}
+	if r.Kind == blocklists.Exact {
+		r.Mode = blocklists.ModeDefault // else it would be a name of a policy zone
+	}
 	if r.Name = d.name(); d.chance(4) {
 		r.Path = d.pick("/", "/a", "/ab")
 	}

@@ -45,6 +45,6 @@ func (s *Snapshot) AddrBeside(of *Verdict, sub Subject, addr netip.Addr, now tim
 
 func (s *Snapshot) decideBeside(v, of *Verdict, sub Subject, q asked, now time.Time) {
 	list := s.listIndex(of)
-	ms := slices.DeleteFunc(s.find(nil, q), func(m blocklists.Match) bool { return m.List == list })
+	ms := slices.DeleteFunc(s.find(nil, sub, q), func(m blocklists.Match) bool { return m.List == list })
 	s.judge(v, sub, ms, now)
 }

@@ -30,6 +30,7 @@ type List struct {
 	Signal blocklists.Signal
 	Answer blocklists.Answer
 	Embeds bool // its names are mirrors: what they embed is judged, not they
+	Zone   bool // it is a response policy zone, whose rules say how to answer
 }
 
 // A Spec is what a Snapshot is made of.
@@ -63,6 +64,7 @@ type Snapshot struct {
 	cache   *matchCache
 	wide    bool // more matches than few may come together
 	mirrors bool // there is a list of them
+	zones   bool // there is a response policy zone
 }
 
 // snapshots numbers the snapshots of this process.
@@ -92,14 +94,14 @@ func NewSnapshot(spec Spec) (*Snapshot, error) {
 	if spec.Answer.Mode == blocklists.ModeDefault {
 		spec.Answer.Mode = blocklists.NXDOMAIN
 	}
-	mirrors := false
+	mirrors, zones := false, spec.Set.HasClients()
 	for _, l := range spec.Lists {
 		if l.Role == RoleBan && (l.Ban < 0 || l.Ban >= len(spec.Bans)) {
 			return nil, fmt.Errorf("list %s belongs to no ban", l.Name)
 		}
-		mirrors = mirrors || l.Embeds
+		mirrors, zones = mirrors || l.Embeds, zones || l.Zone
 	}
-	s := &Snapshot{id: snapshots.Add(1), spec: spec, cache: newMatchCache(spec.CacheEntries), mirrors: mirrors}
+	s := &Snapshot{id: snapshots.Add(1), spec: spec, cache: newMatchCache(spec.CacheEntries), mirrors: mirrors, zones: zones}
 	s.wide = 2*lists > few // an address, and the one that it embeds
 	byID := make(map[string]int, len(spec.Bans))
 	s.allBans = s.newMask()
@@ -227,11 +229,11 @@ var matches = sync.Pool{New: func() any { return new([]blocklists.Match) }}
 func (s *Snapshot) decide(v *Verdict, sub Subject, q asked, now time.Time) {
 	if !s.wide {
 		var room [few]blocklists.Match
-		s.judge(v, sub, s.find(room[:0], q), now)
+		s.judge(v, sub, s.find(room[:0], sub, q), now)
 		return
 	}
 	room := matches.Get().(*[]blocklists.Match)
-	ms := s.find((*room)[:0], q)
+	ms := s.find((*room)[:0], sub, q)
 	s.judge(v, sub, ms, now)
 	clear(ms) // it is the name's, and the name is borrowed
 	*room = ms
@@ -239,14 +241,20 @@ func (s *Snapshot) decide(v *Verdict, sub Subject, q asked, now time.Time) {
 }
 
 // find appends what the lists say.
-func (s *Snapshot) find(dst []blocklists.Match, q asked) []blocklists.Match {
+func (s *Snapshot) find(dst []blocklists.Match, sub Subject, q asked) []blocklists.Match {
+	from := len(dst)
 	switch {
 	case q.addr.IsValid():
-		return s.appendAddr(dst, q.addr)
+		dst = s.appendAddr(dst, q.addr)
 	case q.path != "":
-		return s.appendURL(dst, q.name, q.path)
+		dst = s.appendURL(dst, q.name, q.path)
+	default:
+		dst = s.appendName(dst, q.name)
 	}
-	return s.appendName(dst, q.name)
+	if s.spec.Set.HasClients() {
+		dst = s.spec.Set.AppendClient(dst, from, sub.Addr)
+	}
+	return dst
 }
 
 func (s *Snapshot) appendName(dst []blocklists.Match, name string) []blocklists.Match {
@@ -269,6 +277,9 @@ func (s *Snapshot) appendURL(dst []blocklists.Match, host, path string) []blockl
 	s.cache.put(host, path, dst)
 	return dst
 }
+
+// AsksWho reports whether there are rules about who asks, whatever for.
+func (s *Snapshot) AsksWho() bool { return s.spec.Set.HasClients() }
 
 // Mentions reports whether any list speaks about the canonical name. A name
 // that none speaks about may pass for every subject at every time.

@@ -87,7 +87,11 @@ func judge(snap *policy.Snapshot, sub policy.Subject, q *request, t target, now 
 	if !v.Allowed() || len(links) == 0 {
 		return v, via
 	}
-	lv, link := resolver.Judge(snap, sub, links, now)
+	name := q.host.Name
+	if q.diverted != nil {
+		name = "" // it is the client's word for where it goes, and permits nothing else
+	}
+	lv, link := resolver.Judge(snap, sub, name, links, now)
 	if !lv.Allowed() || v.Reason == policy.ReasonNoRule && lv.Reason != policy.ReasonNoRule ||
 		v.Action == policy.Allow && lv.Action == policy.Report {
 		return lv, link.String()

@@ -99,7 +99,7 @@ func (a *Answer) stands(s *policy.Snapshot) uint64 {
 	if !mentioned(s, a.links) {
 		v |= linksFree
 	}
-	if !s.Mentions(a.name[:len(a.name)-1]) {
+	if !s.AsksWho() && !s.Mentions(a.name[:len(a.name)-1]) {
 		v |= nameFree
 	}
 	a.standing.Store(v)

@@ -38,41 +38,71 @@ func (l Link) String() string {
 	return l.Type + " " + l.Name
 }
 
-// Judge puts the links to policy. It returns the verdict on the first link that
-// may not pass, else on the first that may not pass over UDP, else on the first
-// that is to be reported, each with its link, else that nothing stands against them, with the zero Link. Without a snapshot
-// nothing is decided.
-func Judge(s *policy.Snapshot, sub policy.Subject, links []Link, now time.Time) (policy.Verdict, Link) {
+// Judge puts the links to policy, for a question of that canonical name, or for
+// none. It returns the verdict on the first link that may not pass, else on the
+// first that may not pass over UDP, else on the first that is to be reported,
+// each with its link, else that nothing stands against them, with the zero Link.
+// Without a snapshot nothing is decided.
+func Judge(s *policy.Snapshot, sub policy.Subject, name string, links []Link, now time.Time) (policy.Verdict, Link) {
 	if s == nil {
 		return policy.Verdict{}, Link{}
 	}
-	var report, tcpOnly policy.Verdict
-	var reported, shown Link
-	for _, l := range links {
-		var v policy.Verdict
-		if l.Addr.IsValid() {
-			v = s.Addr(sub, l.Addr, now)
+	j := judgement{Inquiry: s.Inquire(sub, name, now)}
+	for len(links) > 0 {
+		n := 0
+		for n < len(links) && links[n].Addr.IsValid() {
+			n++
+		}
+		var more bool
+		if n > 0 {
+			more = j.addrs(links[:n])
 		} else {
-			v = s.Name(sub, l.Name, now)
+			n, more = 1, j.take(links[0], j.Name(links[0].Name))
 		}
-		if !v.Allowed() {
-			return v, l
+		if !more {
+			break
 		}
-		if v.Reason == policy.ReasonTCPOnly && tcpOnly.Reason != policy.ReasonTCPOnly {
-			tcpOnly, shown = v, l
-		}
-		if v.Action == policy.Report && report.Action != policy.Report {
-			report, reported = v, l
-		}
+		links = links[n:]
 	}
-	if tcpOnly.Reason == policy.ReasonTCPOnly {
-		return tcpOnly, shown
-	}
-	if report.Action == policy.Report {
-		return report, reported
+	if j.v.Action != policy.Undecided || j.stopped {
+		return j.v, j.link
 	}
 	return policy.Verdict{Action: policy.Allow, Reason: policy.ReasonNoRule,
 		Generation: s.Generation(), Group: s.Group(sub)}, Link{}
+}
+
+// A judgement is what is known of an answer, link after link.
+type judgement struct {
+	policy.Inquiry
+	v       policy.Verdict // the one that counts so far
+	link    Link
+	stopped bool // nothing can be worse
+}
+
+// addrs judges links to addresses, which are one answer.
+func (j *judgement) addrs(links []Link) (more bool) {
+	addrs := make([]netip.Addr, len(links))
+	for i := range links {
+		addrs[i] = links[i].Addr
+	}
+	more = true
+	j.Addrs(addrs, func(i int, v policy.Verdict) bool {
+		more = j.take(links[i], v)
+		return more
+	})
+	return more
+}
+
+// take takes the verdict on the next link, and reports whether others matter.
+func (j *judgement) take(l Link, v policy.Verdict) (more bool) {
+	switch {
+	case !v.Allowed():
+		j.v, j.link, j.stopped = v, l, true
+	case v.Reason == policy.ReasonTCPOnly && j.v.Reason != policy.ReasonTCPOnly,
+		v.Action == policy.Report && j.v.Action == policy.Undecided:
+		j.v, j.link = v, l
+	}
+	return !j.stopped
 }
 
 // JudgeBeside puts the link to policy, without the list of the verdict.

@@ -110,7 +110,7 @@ func TestJudge(t *testing.T) {
 		if tt.device != "" {
 			sub.Addr = netip.MustParseAddr(tt.device)
 		}
-		v, l := Judge(s, sub, tt.links, now)
+		v, l := Judge(s, sub, "", tt.links, now)
 		if v.Action != tt.action || l.String() != tt.link || v.RuleID() != tt.rule || v.Generation != 9 {
 			t.Errorf("%s: %s by %q at %q, generation %d, want %s by %q at %q", tt.name, v.Action, v.RuleID(), l, v.Generation, tt.action, tt.rule, tt.link)
 		}
@@ -118,7 +118,7 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%s: group %q", tt.name, v.Group)
 		}
 	}
-	if v, _ := Judge(nil, policy.Subject{}, nil, now); v.Action != policy.Undecided {
+	if v, _ := Judge(nil, policy.Subject{}, "", nil, now); v.Action != policy.Undecided {
 		t.Errorf("without a snapshot: %s", v.Action)
 	}
 }
