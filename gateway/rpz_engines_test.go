@@ -19,21 +19,21 @@ import (
 // The engines that response policy zones are made for, each a forwarder to the
 // same world with the same zones.
 
-// An engine is a server under test.
-type engine struct {
+// An rpzEngine is a server under test.
+type rpzEngine struct {
 	name string
 	addr string
 }
 
 // startEngines runs Debian's named, unbound and pdns_recursor with the policy
 // zones, whose names are rpz1, rpz2 … and stand in that order.
-func startEngines(t *testing.T, world netip.AddrPort, zones []string) []engine {
+func startEngines(t *testing.T, world netip.AddrPort, zones []string) []rpzEngine {
 	t.Helper()
 	dir := t.TempDir()
 	for i, z := range zones {
 		writeText(t, filepath.Join(dir, zoneFile(i)), z)
 	}
-	return []engine{
+	return []rpzEngine{
 		startEngine(t, "named", dir, world, len(zones), namedConf, "-g", "-n", "2", "-c"),
 		startEngine(t, "unbound", dir, world, len(zones), unboundConf, "-d", "-p", "-c"),
 		startEngine(t, "pdns_recursor", dir, world, len(zones), pdnsConf, "--daemon=no", "--config-dir="),
@@ -124,7 +124,7 @@ max-tcp-per-client=0
 }
 
 // startEngine runs one on a free port, which may be lost on the way.
-func startEngine(t *testing.T, name, dir string, world netip.AddrPort, zones int, configure func(data, dir string, world, addr netip.AddrPort, zones int) (file, conf string), args ...string) engine {
+func startEngine(t *testing.T, name, dir string, world netip.AddrPort, zones int, configure func(data, dir string, world, addr netip.AddrPort, zones int) (file, conf string), args ...string) rpzEngine {
 	t.Helper()
 	program := corpus.Tool(t, name)
 	var log string
@@ -142,11 +142,11 @@ func startEngine(t *testing.T, name, dir string, world netip.AddrPort, zones int
 		}
 		var ok bool
 		if log, ok = runEngine(t, addr, program, all); ok {
-			return engine{name, addr.String()}
+			return rpzEngine{name, addr.String()}
 		}
 	}
 	t.Fatalf("%s does not answer:\n%s", name, log)
-	return engine{}
+	return rpzEngine{}
 }
 
 func runEngine(t *testing.T, addr netip.AddrPort, program string, args []string) (log string, ok bool) {

@@ -203,7 +203,7 @@ var oraclePatience = []time.Duration{400 * time.Millisecond, 1200 * time.Millise
 
 // ask returns the answer in words: TC, or rcode and the answer section in order of
 // text, without TTLs.
-func (e engine) ask(q oracleQuestion) string {
+func (e rpzEngine) ask(q oracleQuestion) string {
 	m := new(dns.Msg).SetQuestion(q.name, q.qtype)
 	m.SetEdns0(1232, false)
 	c := dns.Client{Dialer: &net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(q.client)}}}
@@ -233,7 +233,7 @@ func inWords(m *dns.Msg) string {
 }
 
 // askAll asks the engine all questions.
-func (e engine) askAll(questions []oracleQuestion) []string {
+func (e rpzEngine) askAll(questions []oracleQuestion) []string {
 	out := make([]string, len(questions))
 	next := make(chan int)
 	var wg sync.WaitGroup
@@ -287,7 +287,7 @@ func TestRPZOracle(t *testing.T) {
 }
 
 // startWeirZones runs a gateway with a ban whose lists are the zones.
-func startWeirZones(t *testing.T, world netip.AddrPort, zones []string) engine {
+func startWeirZones(t *testing.T, world netip.AddrPort, zones []string) rpzEngine {
 	t.Helper()
 	files, lists := map[string]string{}, ""
 	for i, z := range zones {
@@ -306,7 +306,7 @@ bans:
     lists:
 ` + lists
 	f := newFixture(t, files)
-	return engine{"weir", f.DNSAddrs()[0].String()}
+	return rpzEngine{"weir", f.DNSAddrs()[0].String()}
 }
 
 // oracleSeed is that of the environment, or a new one.
