@@ -79,11 +79,12 @@ type DNS struct {
 	ECH        Stripping // keys of encrypted ClientHellos in HTTPS and SVCB records
 	H3         Stripping // HTTP/3 in them; kept by default where QUIC is not refused
 	Rebinding  Rebinding
-	TLS        TLS        // of the encrypted listeners
-	DoT        Encrypted  // DNS over TLS
-	DoH        DoH        // DNS over HTTPS
-	DoQ        Encrypted  // DNS over QUIC
-	Identities []Identity // devices that are known by more than their address
+	TLS        TLS            // of the encrypted listeners
+	DoT        Encrypted      // DNS over TLS
+	DoH        DoH            // DNS over HTTPS
+	DoQ        Encrypted      // DNS over QUIC
+	Proxies    []netip.Prefix // load balancers that speak the PROXY protocol
+	Identities []Identity     // devices that are known by more than their address
 }
 
 // Stripping is whether something is taken out of answers.

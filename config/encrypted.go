@@ -68,6 +68,22 @@ func (v value) hostOrNone() (string, bool) {
 	return h.Name, true
 }
 
+// balancers returns the networks of load balancers, who can say that they ask for
+// anybody.
+func (v value) balancers() ([]netip.Prefix, bool) {
+	list, ok := listOf(value.prefix)(v)
+	if !ok {
+		return nil, false
+	}
+	v.unique(len(list), func(i int) any { return list[i] })
+	for i, p := range list {
+		if p.IsValid() && p.Bits() == 0 {
+			v.element(i).fail("%s would let everybody ask as somebody else; name the load balancers", p)
+		}
+	}
+	return list, true
+}
+
 // token is what stands in a server name and in a path: one label, and long
 // enough that it is not found by trying.
 var token = identifier(regexp.MustCompile(`^[a-z0-9][a-z0-9-]{10,61}[a-z0-9]$`), "12 to 63 small letters, digits and hyphens")

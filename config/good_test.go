@@ -70,7 +70,7 @@ func withoutBans() Config {
 			Records: []string{}, Special: specialNames,
 			Limits: Limits{Exempt: prefixes(), Slip: 2}, Strategy: StrategyOrdered, Routes: []Route{},
 			ECH: Strip, H3: Strip, Rebinding: Rebinding{Allow: []string{}},
-			DoT: Encrypted{addrs()}, DoH: DoH{addrs(), true}, DoQ: Encrypted{addrs()}, Identities: []Identity{},
+			DoT: Encrypted{addrs()}, DoH: DoH{addrs(), true}, DoQ: Encrypted{addrs()}, Identities: []Identity{}, Proxies: prefixes(),
 		},
 		Proxy: Proxy{
 			Listen: addrs("127.0.0.1:3128"), ConnectPorts: []uint16{443}, HTTPPorts: []uint16{80, 8080},
@@ -201,6 +201,7 @@ func TestFull(t *testing.T) {
 			DoT:       Encrypted{addrs("0.0.0.0:853", "[::]:853")},
 			DoH:       DoH{addrs("0.0.0.0:443", "[::]:443"), true},
 			DoQ:       Encrypted{addrs("0.0.0.0:853", "[::]:853")},
+			Proxies:   prefixes("192.0.2.20/32", "2001:db8:20::20/128"),
 			Identities: []Identity{
 				{Certificate: "laptop-7.devices.example.org", Device: netip.MustParseAddr("10.8.0.7")},
 				{Token: "5f2e8c1a9b7d4e60", Device: netip.MustParseAddr("2001:db8:8::9")},

@@ -19,7 +19,7 @@ import (
 func (g *Gateway) bindDNS(sink audit.Sink) error {
 	c := &g.cfg.DNS
 	opts := dnsserver.Options{
-		Listen: c.Listen, DoT: c.DoT.Listen, DoH: c.DoH.Listen, DoQ: c.DoQ.Listen, HTTP3: c.DoH.HTTP3, Name: c.TLS.Name,
+		Listen: c.Listen, DoT: c.DoT.Listen, DoH: c.DoH.Listen, DoQ: c.DoQ.Listen, HTTP3: c.DoH.HTTP3, Name: c.TLS.Name, Proxies: c.Proxies,
 		Policy: &g.store, Resolver: &g.resolver,
 		Limits: dnsLimits(g.cfg), Audit: sink, Log: g.log, Drain: drain, MaxConns: encryptedLimit(openFiles()),
 	}

@@ -164,6 +164,7 @@ func sameListeners(old, next *config.Config) error {
 	check("dns.dnstap", old.DNS.Dnstap == next.DNS.Dnstap)
 	check("dns.limits", reflect.DeepEqual(old.DNS.Limits, next.DNS.Limits))
 	check("dns.tls", old.DNS.TLS == next.DNS.TLS)
+	check("dns.proxy_protocol", slices.Equal(old.DNS.Proxies, next.DNS.Proxies))
 	check("dns.dot", slices.Equal(old.DNS.DoT.Listen, next.DNS.DoT.Listen))
 	check("dns.doh", slices.Equal(old.DNS.DoH.Listen, next.DNS.DoH.Listen) && old.DNS.DoH.HTTP3 == next.DNS.DoH.HTTP3)
 	check("dns.doq", slices.Equal(old.DNS.DoQ.Listen, next.DNS.DoQ.Listen))

@@ -87,10 +87,14 @@ func (l *webListener) Accept() (net.Conn, error) {
 			continue
 		}
 		l.server.core.stats.opened(doh)
-		return &webConn{TCPConn: conn, close: sync.OnceFunc(func() {
+		c := &webConn{TCPConn: conn, close: sync.OnceFunc(func() {
 			l.server.core.stats.closed(doh)
 			l.places.leave(from)
-		})}, nil
+		})}
+		if l.server.core.proxies.trust(from) {
+			return &proxiedConn{Conn: c, server: l.server}, nil
+		}
+		return c, nil
 	}
 }
 

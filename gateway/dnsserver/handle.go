@@ -65,6 +65,7 @@ type core struct {
 	exit     *exit
 	tap      Tap      // nil: none
 	limits   *limiter // nil: none
+	proxies  proxies
 	cookies  *Cookies // nil: the option means nothing
 	blockTTL uint32
 	timeout  time.Duration
@@ -233,6 +234,11 @@ func (q *question) local() kind {
 // is none. Both are nil for a message that must not be answered.
 func (c *core) accept(dst, p []byte, from netip.Addr, tr transport) (q *question, reply []byte) {
 	c.stats.received[tr].Add(1)
+	return c.look(dst, p, from, tr, time.Now())
+}
+
+// look is accept for a message that was counted.
+func (c *core) look(dst, p []byte, from netip.Addr, tr transport, arrived time.Time) (q *question, reply []byte) {
 	look := wire.Query{Cookies: c.cookies != nil}
 	switch f, rcode := look.Parse(p); f {
 	case wire.Ignore:
@@ -241,7 +247,7 @@ func (c *core) accept(dst, p []byte, from netip.Addr, tr transport) (q *question
 	case wire.Reject:
 		return nil, c.reject(dst, p, rcode)
 	}
-	return c.unpack(dst, p, from, tr, time.Now())
+	return c.unpack(dst, p, from, tr, arrived)
 }
 
 // ignored says why a message is not answered at all.

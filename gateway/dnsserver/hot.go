@@ -79,6 +79,9 @@ func (h *hot) answer(dst, p []byte, from netip.Addr, snap *policy.Snapshot, now 
 		h.tally.dropped[ignored(p)]++
 		return nil, false
 	case wire.Reject:
+		if h.core.proxied(p, from) {
+			return nil, true
+		}
 		return h.reject(dst, p, rcode), false
 	case wire.Complex:
 		return nil, true

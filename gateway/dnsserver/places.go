@@ -27,14 +27,15 @@ const (
 	clientFull
 )
 
-// take takes a place, or says why there is none.
-func (p *places) take(client netip.Addr) fullness {
+// take takes a place, or says why there is none. many is for a load balancer,
+// which is many clients.
+func (p *places) take(client netip.Addr, many bool) fullness {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
 	case p.taken >= p.max:
 		return full
-	case p.clients[client] >= p.perClient:
+	case p.clients[client] >= p.perClient && !many:
 		return clientFull
 	}
 	p.taken++

@@ -89,7 +89,7 @@ var errFull = errors.New("too many connections")
 // with the connection, however that comes about.
 func (l *quicListener) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
 	from, s := udpAddr(info.RemoteAddr), l.server
-	switch s.places[l.transport].take(from) {
+	switch s.places[l.transport].take(from, false) {
 	case full:
 		s.core.stats.drop(dropQUICConns)
 		return nil, errFull

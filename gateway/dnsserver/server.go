@@ -51,6 +51,10 @@ type Options struct {
 	// Certs. HTTP3 has DoH answered over HTTP/3 too, at the same addresses.
 	DoT, DoH, DoQ []netip.AddrPort
 	HTTP3         bool
+	// Proxies are networks of load balancers, which say by the PROXY protocol,
+	// version 2, for whom they ask: over TCP, DoT and DoH always, over UDP where
+	// they do. Over QUIC they cannot.
+	Proxies []netip.Prefix
 	// Name is what devices know the resolver by; its certificate must be for it.
 	// With it the encrypted listeners are announced (RFC 9462), and a label under
 	// it can be a token of Identities.
@@ -175,7 +179,7 @@ func Listen(opts Options) (*Server, error) {
 	s.core = core{
 		policy: opts.Policy, resolver: opts.Resolver, audit: opts.Audit,
 		blockTTL: uint32(opts.BlockTTL / time.Second),
-		timeout:  opts.Timeout, cookies: opts.Cookies, limits: newLimiter(&opts.Limits), tap: opts.Tap,
+		timeout:  opts.Timeout, cookies: opts.Cookies, limits: newLimiter(&opts.Limits), tap: opts.Tap, proxies: opts.Proxies,
 	}
 	s.core.exit = newExit(s.life, &s.core, opts.Workers, opts.Queue, opts.MaxPerClient)
 	s.core.idle[tcp], s.core.idle[dot] = opts.Idle, opts.IdleEncrypted

@@ -56,8 +56,9 @@ type stream struct {
 	server *Server
 	from   *streamListener
 	raw    *net.TCPConn
-	conn   net.Conn // raw, or TLS on top of it
-	client netip.Addr
+	conn   net.Conn   // raw, or TLS on top of it
+	peer   netip.Addr // whose place it has
+	client netip.Addr // the peer, or for whom it asks
 	claim  claim
 	tokens chan struct{}
 	out    outbox
@@ -156,7 +157,7 @@ func (s *Server) acceptTCP(l *net.TCPListener) (*net.TCPConn, error) {
 // admit takes a place for a connection over TCP, or closes it.
 func (s *Server) admit(p *places, conn *net.TCPConn) (from netip.Addr, ok bool) {
 	from = conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
-	switch p.take(from) {
+	switch p.take(from, s.core.proxies.trust(from)) {
 	case full:
 		s.core.stats.drop(dropConns)
 	case clientFull:
@@ -174,7 +175,7 @@ func (s *Server) welcome(l *streamListener, conn *net.TCPConn) {
 		return
 	}
 	c := &stream{
-		server: s, from: l, raw: conn, conn: conn, client: from,
+		server: s, from: l, raw: conn, conn: conn, peer: from, client: from,
 		tokens: make(chan struct{}, s.opts.MaxPipeline),
 	}
 	if l.tls != nil {
@@ -211,6 +212,9 @@ func (c *stream) readBy(t time.Time) bool {
 // goroutine of its own: it takes much more stack than reading does.
 func (c *stream) serve() {
 	switch {
+	case !c.proxyHeader():
+		_ = c.raw.Close() // no farewell of TLS before its hello
+		c.end()
 	case !c.handshake():
 		c.end()
 	case c.from.tls == nil:
@@ -232,7 +236,7 @@ func (c *stream) run() {
 func (c *stream) end() {
 	_ = c.conn.Close()
 	c.server.streams.remove(c)
-	c.from.places.leave(c.client)
+	c.from.places.leave(c.peer)
 	c.server.core.stats.closed(c.from.transport)
 }
 

@@ -55,6 +55,7 @@ type datagram struct {
 	from    netip.Addr
 	arrived time.Time
 	back    route
+	proxied bool // it came by a load balancer, and nobody has looked at it
 }
 
 func (d *datagram) client() netip.Addr { return d.from }
@@ -67,7 +68,7 @@ func (d *datagram) run(e *exit) {
 	buf := outBuffers.Get().(*[]byte)
 	defer outBuffers.Put(buf)
 	c := e.core
-	q, reply := c.unpack(*buf, d.msg, d.from, udp, d.arrived)
+	q, reply := d.question(c, *buf)
 	if q != nil {
 		var miss bool
 		for reply, miss = c.reply(*buf, q); miss; reply, miss = c.reply(*buf, q) {
@@ -91,10 +92,13 @@ func (c *core) send(back route, reply []byte) {
 // reply to write at once: what policy and the cache know is still answered,
 // and what would have to wait is answered SERVFAIL.
 func (c *core) leave(dst []byte, d *datagram) (reply []byte) {
+	if c.proxied(d.msg, d.from) && !d.unwrap(c) {
+		return nil
+	}
 	if c.exit.take(d) {
 		return nil
 	}
-	q, reply := c.unpack(dst, d.msg, d.from, udp, d.arrived)
+	q, reply := d.question(c, dst)
 	if q == nil {
 		return reply
 	}
