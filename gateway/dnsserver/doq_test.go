@@ -223,7 +223,9 @@ func TestDoQRetry(t *testing.T) {
 	// A retry and the handshake after it, with a real client.
 	l.handshakes.n.Store(10 * calmHandshakes)
 	l.handshakes.second.Store(time.Now().Unix())
+	r.places[doq].mu.Lock()
 	r.places[doq].max = 100
+	r.places[doq].mu.Unlock()
 	c := dialDoQ(t, r, ca)
 	if m, err := readDoQ(sendDoQ(t, c, doqQuery(t, "wechat.com", dns.TypeA))); err != nil || m.Rcode != dns.RcodeNameError {
 		t.Errorf("after a retry: %v, %v", m, err)
