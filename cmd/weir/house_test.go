@@ -33,6 +33,7 @@ var floors = map[string]int{
 	"blocklists/source":  1,
 	"blocklists/bans":    1,
 	"config":             1,
+	"gateway/ledger":     1,
 	"gateway/policy":     1,
 	"gateway/audit":      2,
 	"gateway/generation": 2,
