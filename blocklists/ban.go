@@ -89,6 +89,9 @@ type Ban struct {
 	Coverage     Coverage
 	Successors   bool // whether successor applications are covered
 	EmbeddedCode bool // whether third-party products with embedded code are covered
+	// MaxExemption is how long an exemption from it may last that is not in the
+	// configuration; 0 leaves it to the configuration.
+	MaxExemption time.Duration
 	// Contact is where a person who is blocked may turn to.
 	Contact Text
 	// Answer is how the ban's blocked questions are answered; ModeDefault

@@ -137,6 +137,7 @@ func banFields(b *blocklists.Ban) fields {
 		"devices":       set(&b.Devices, words("issued-mobile", "enrolled-personal", "other-it", "contractor-it")),
 		"coverage": set(&b.Coverage, word(blocklists.CoverApp, blocklists.CoverAppWeb,
 			blocklists.CoverAppWebDownloads, blocklists.CoverVendor)),
+		"max_exemption": set(&b.MaxExemption, value.term),
 		"successors":    set(&b.Successors, value.boolean),
 		"embedded_code": set(&b.EmbeddedCode, value.boolean),
 		"contact":       set(&b.Contact, value.bilingual),

@@ -35,10 +35,13 @@ type Config struct {
 	Protected   []blocklists.Rule // further protected names, beside the built-in ones
 	Groups      []Group
 	Exemptions  []Exemption
-	Audit       Audit
-	Admin       Admin
-	Log         Log
-	State       string // folder for last-good lists, generations, evidence; empty: the user's cache folder
+	// MaxExemption is how long an exemption by the API may last, where its ban
+	// says nothing else.
+	MaxExemption time.Duration
+	Audit        Audit
+	Admin        Admin
+	Log          Log
+	State        string // folder for last-good lists, generations, evidence; empty: the user's cache folder
 
 	sources map[string]place // where the file names each source of a list
 }

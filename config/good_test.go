@@ -85,7 +85,7 @@ func withoutBans() Config {
 		},
 		RPZ:   RPZ{Listen: addrs(), Keys: []TSIGKey{}, AllowTransfer: prefixes(), Notify: []Secondary{}},
 		Allow: []blocklists.Rule{}, Protected: []blocklists.Rule{},
-		Groups: []Group{}, Exemptions: []Exemption{},
+		Groups: []Group{}, Exemptions: []Exemption{}, MaxExemption: 366 * 24 * time.Hour,
 		Admin: Admin{Listen: netip.MustParseAddrPort("127.0.0.1:8053"), Tokens: []AdminToken{}, Approvers: []uint32{}, TLS: AdminTLS{Clients: []AdminClient{}}},
 		Audit: Audit{Privacy: PrivacyFull},
 		Log:   Log{"text", "info"},
@@ -259,11 +259,11 @@ func TestFull(t *testing.T) {
 			Devices:      []string{"issued-mobile", "enrolled-personal"},
 			Coverage:     blocklists.CoverAppWeb,
 			Successors:   true,
-			EmbeddedCode: true,
-			Contact:      blocklists.Text{EN: "IT service desk, 555-0100", FR: "Centre de services de TI, 555-0100"},
-			Answer:       blocklists.Answer{Mode: blocklists.NODATA},
-			EDE:          17,
-			Tiers:        []blocklists.Tier{blocklists.TierExclusive, blocklists.TierVendor},
+			EmbeddedCode: true, MaxExemption: 90 * 24 * time.Hour,
+			Contact: blocklists.Text{EN: "IT service desk, 555-0100", FR: "Centre de services de TI, 555-0100"},
+			Answer:  blocklists.Answer{Mode: blocklists.NODATA},
+			EDE:     17,
+			Tiers:   []blocklists.Tier{blocklists.TierExclusive, blocklists.TierVendor},
 			Lists: []blocklists.List{
 				{Name: "example", Source: lists + "chat-example.txt", Format: "domains", Tier: blocklists.TierExclusive},
 				{
@@ -298,7 +298,8 @@ func TestFull(t *testing.T) {
 				Ticket: "T-2", ApprovedBy: "Chief Security Officer", Reason: "Public campaign",
 			},
 		},
-		Audit: Audit{filepath.Join(dir, "audit.jsonl"), PrivacyTruncated, Rotate{Megabytes: 512, Hours: 24, Keep: 400, Days: 365}},
+		MaxExemption: 180 * 24 * time.Hour,
+		Audit:        Audit{filepath.Join(dir, "audit.jsonl"), PrivacyTruncated, Rotate{Megabytes: 512, Hours: 24, Keep: 400, Days: 365}},
 		Admin: Admin{
 			Listen: netip.MustParseAddrPort("192.0.2.1:8053"),
 			Tokens: []AdminToken{

@@ -102,19 +102,20 @@ type run struct {
 // config decodes the whole file on top of c, but for the keys to skip.
 func (d *decoder) config(c *Config, skip func(key string) bool) {
 	fs := fields{
-		"dns":         func(v value) { v.dns(&c.DNS) },
-		"proxy":       func(v value) { v.proxy(&c.Proxy) },
-		"transparent": func(v value) { v.transparent(&c.Transparent) },
-		"quic":        func(v value) { v.quic(&c.QUIC) },
-		"vpn":         func(v value) { v.vpn(&c.VPN) },
-		"rpz":         func(v value) { v.rpz(&c.RPZ) },
-		"bans":        set(&c.Bans, listOf(value.banEntry)),
-		"allow":       set(&c.Allow, listOf(value.allowRule)),
-		"protected":   set(&c.Protected, listOf(value.allowRule)),
-		"groups":      set(&c.Groups, listOf(value.group)),
-		"exemptions":  set(&c.Exemptions, listOf(value.exemption)),
-		"audit":       func(v value) { v.audit(&c.Audit) },
-		"admin":       func(v value) { v.admin(&c.Admin) },
+		"dns":           func(v value) { v.dns(&c.DNS) },
+		"proxy":         func(v value) { v.proxy(&c.Proxy) },
+		"transparent":   func(v value) { v.transparent(&c.Transparent) },
+		"quic":          func(v value) { v.quic(&c.QUIC) },
+		"vpn":           func(v value) { v.vpn(&c.VPN) },
+		"rpz":           func(v value) { v.rpz(&c.RPZ) },
+		"bans":          set(&c.Bans, listOf(value.banEntry)),
+		"allow":         set(&c.Allow, listOf(value.allowRule)),
+		"protected":     set(&c.Protected, listOf(value.allowRule)),
+		"groups":        set(&c.Groups, listOf(value.group)),
+		"max_exemption": set(&c.MaxExemption, value.term),
+		"exemptions":    set(&c.Exemptions, listOf(value.exemption)),
+		"audit":         func(v value) { v.audit(&c.Audit) },
+		"admin":         func(v value) { v.admin(&c.Admin) },
 		"log": func(v value) {
 			v.object(fields{
 				"format": set(&c.Log.Format, word("text", "json")),

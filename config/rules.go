@@ -2,20 +2,32 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/weir-gateway/weir/blocklists"
 )
 
-// allowRule returns an allow rule for names, in the spelling of the domains
-// dialect: a name covers itself and everything under it, =name only itself,
-// *.name only what is under it.
+// allowRule returns an allow rule for names, in the spelling of ParseRule.
 func (v value) allowRule() (blocklists.Rule, bool) {
 	s, ok := v.text()
 	if !ok {
 		return blocklists.Rule{}, false
 	}
-	r := blocklists.Rule{Kind: blocklists.Suffix, Action: blocklists.Allow, Line: v.n.Line}
+	r, err := ParseRule(s)
+	if err != nil {
+		v.fail("%v", err)
+		return blocklists.Rule{}, false
+	}
+	r.Action, r.Line = blocklists.Allow, v.n.Line
+	return r, true
+}
+
+// ParseRule returns a rule for names, in the spelling of the domains dialect: a
+// name covers itself and everything under it, =name only itself, *.name only
+// what is under it.
+func ParseRule(s string) (blocklists.Rule, error) {
+	r := blocklists.Rule{Kind: blocklists.Suffix}
 	name := s
 	if rest, ok := strings.CutPrefix(s, "="); ok {
 		r.Kind, name = blocklists.Exact, rest
@@ -25,20 +37,18 @@ func (v value) allowRule() (blocklists.Rule, bool) {
 	h, err := blocklists.ParseHost(name)
 	switch {
 	case strings.Contains(s, "://"):
-		v.fail("%s is a URL; write the name of its host", quote(s))
+		err = fmt.Errorf("%s is a URL; write the name of its host", quote(s))
 	case err == nil && h.Addr.IsValid():
-		v.fail("%s is an address; only names can be allowed here", quote(s))
+		err = fmt.Errorf("%s is an address; only names can stand here", quote(s))
 	case errors.Is(err, blocklists.ErrNameChar) || errors.Is(err, blocklists.ErrAddress):
-		v.fail("%s is not a name; want name, =name or *.name", quote(s))
+		err = fmt.Errorf("%s is not a name; want name, =name or *.name", quote(s))
 	case err != nil:
-		v.fail("%s: %v", quote(s), err)
+		err = fmt.Errorf("%s: %v", quote(s), err)
 	case !strings.Contains(h.Name, "."):
-		v.fail("%s would let a whole top-level domain through; want a name with a dot", quote(s))
-	default:
-		r.Name = h.Name
-		return r, true
+		err = fmt.Errorf("%s covers a whole top-level domain; want a name with a dot", quote(s))
 	}
-	return blocklists.Rule{}, false
+	r.Name = h.Name
+	return r, err
 }
 
 // checkRules reports rules that are there twice.

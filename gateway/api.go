@@ -16,7 +16,7 @@ import (
 
 // routes are what the admin API does. Each part has its own in a file api_*.go.
 func (g *Gateway) routes() []admin.Route {
-	return slices.Concat(g.statusRoutes(), g.generationRoutes(), g.cacheRoutes())
+	return slices.Concat(g.statusRoutes(), g.generationRoutes(), g.cacheRoutes(), g.exemptRoutes(), g.ruleRoutes())
 }
 
 func (g *Gateway) statusRoutes() []admin.Route {
@@ -27,8 +27,9 @@ func (g *Gateway) statusRoutes() []admin.Route {
 	}, {
 		Method: http.MethodPost, Path: "/v1/reload", Role: admin.Operator,
 		Summary: "Read the configuration and all lists again, and put them in force", Response: Status{},
-		Handle: func(ctx context.Context, _ *admin.Call) (any, error) {
-			if err := g.Reload(ctx); err != nil {
+		Handle: func(ctx context.Context, c *admin.Call) (any, error) {
+			err := g.change(ctx, change{who: c.Identity.Name, why: "asked", kind: changeReload, note: &note{role: c.Identity.Roles.String()}})
+			if err != nil {
 				return nil, admin.Errorf(http.StatusConflict, "the policy in force stays: %v", err)
 			}
 			return g.Status(), nil

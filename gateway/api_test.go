@@ -2,13 +2,19 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/weir-gateway/weir/blocklists/bans"
+	"github.com/weir-gateway/weir/config"
 )
 
 // socketFolder returns a folder with a path short enough for a socket.
@@ -68,4 +74,51 @@ func TestAdminAccess(t *testing.T) {
 			t.Errorf("tokens [%s]: %d, want %d", tt.tokens, got, tt.want)
 		}
 	}
+}
+
+func sha(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
+}
+
+// newGateway makes a gateway from a file that is not run.
+func newGateway(t *testing.T, file string) (*Gateway, error) {
+	t.Helper()
+	load := func() (*config.Config, error) { return config.Load(file, bans.FS) }
+	cfg, err := load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return New(cfg, Options{Version: "test", Log: slog.New(slog.DiscardHandler), Load: load})
+}
+
+// runGateway runs one until stop.
+func runGateway(t *testing.T, file string) (g *Gateway, stop func()) {
+	t.Helper()
+	g, err := newGateway(t, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	return g, func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}
+}
+
+// putRule adds a rule over the socket.
+func putRule(t *testing.T, state, path string) int {
+	t.Helper()
+	req, _ := http.NewRequestWithContext(t.Context(), "PUT", "http://weir"+path, strings.NewReader(`{"reason":"r"}`))
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := socketClient(state).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode
 }

@@ -28,7 +28,8 @@ type change struct {
 	kind changeKind
 	// do carries it out: it ends with a new policy published, or returns an error
 	// and has changed nothing. Nil is a reload of everything.
-	do func() error
+	do   func() error
+	note *note // for the record of changes; nil: it is about the policy alone
 
 	reply chan error // nil where nobody waits
 }
@@ -80,6 +81,9 @@ func (g *Gateway) carryOut(c change) {
 	}
 	if g.compiled != before {
 		err = errors.Join(err, g.keep(c))
+	}
+	if g.compiled != before || c.note != nil && err == nil {
+		err = errors.Join(err, g.recordChange(c, before))
 	}
 	if c.reply != nil {
 		c.reply <- err

@@ -71,8 +71,13 @@ type part struct {
 // touches nothing that is in force. Of the old policy, nil for none, it takes
 // over what has not changed: so a change of who may do what, of the operator's
 // rules or of a short list is in force at once, however long the other lists.
-func compile(cfg *config.Config, generation uint64, old *policySet) (_ *policySet, err error) {
-	c := compiler{cfg: cfg, read: revisions{}, beside: old != nil}
+func compile(cfg *config.Config, generation uint64, old *policySet) (*policySet, error) {
+	return compileWith(cfg, nil, generation, old)
+}
+
+// compileWith is compile together with what holds beside the configuration.
+func compileWith(cfg *config.Config, beside *local, generation uint64, old *policySet) (_ *policySet, err error) {
+	c := compiler{cfg: cfg, local: beside, read: revisions{}, beside: old != nil}
 	if c.beside {
 		c.pace.begin()
 	}
@@ -114,6 +119,7 @@ func compile(cfg *config.Config, generation uint64, old *policySet) (_ *policySe
 // A compiler carries one compilation.
 type compiler struct {
 	cfg    *config.Config
+	local  *local // nil for none
 	spec   policy.Spec
 	parts  []part
 	off    []offList
@@ -148,6 +154,7 @@ func (c *compiler) plan() error {
 			c.add(part{status: st, list: policy.List{Name: l.Name, Role: policy.RoleBan, Ban: i, Signal: l.Signal, Answer: l.Answer, Embeds: l.Embeds, Zone: st.Format == parse.RPZ}})
 		}
 	}
+	c.localRules()
 	if len(c.parts) > blocklists.MaxLists {
 		return blocklists.ErrSetFull
 	}
@@ -303,6 +310,7 @@ func (c *compiler) subjects() {
 	for _, e := range c.cfg.Exemptions {
 		c.spec.Exemptions = append(c.spec.Exemptions, policy.Exemption(e))
 	}
+	c.spec.Exemptions = append(c.spec.Exemptions, c.local.inForce(&c.spec, time.Now())...)
 }
 
 // helloPolicy translates what happens to unusual first bytes; what is empty is

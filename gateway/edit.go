@@ -79,7 +79,8 @@ func sameList(a, b part) bool {
 func (c *compiler) takeOver(i int, old *part) bool {
 	p := &c.parts[i]
 	if p.status.Format == "" {
-		return slices.Equal(p.inline, old.inline)
+		p.same = slices.Equal(p.inline, old.inline)
+		return p.same
 	}
 	now := look(p.status.Source)
 	if now != old.read || now.absent || old.at.Sub(now.since()) < racy {

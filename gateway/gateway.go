@@ -26,6 +26,7 @@ import (
 	"github.com/weir-gateway/weir/gateway/audit"
 	"github.com/weir-gateway/weir/gateway/dnsserver"
 	"github.com/weir-gateway/weir/gateway/generation"
+	"github.com/weir-gateway/weir/gateway/ledger"
 	"github.com/weir-gateway/weir/gateway/policy"
 	"github.com/weir-gateway/weir/gateway/proxy"
 	"github.com/weir-gateway/weir/gateway/rpz"
@@ -62,7 +63,10 @@ type Gateway struct {
 	certs    *certKeeper       // nil for none
 	folder   *stateDir         // nil for none
 	changes  chan change
-	ended    chan struct{} // closed when no change is carried out any more
+	record   recorder
+	uses     uses
+	local    atomic.Pointer[local] // what is in force beside the configuration
+	ended    chan struct{}         // closed when no change is carried out any more
 	state    atomic.Pointer[state]
 	stopping atomic.Bool
 	counts   reloadCounts
@@ -106,13 +110,17 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 		return nil, err
 	}
 	file := withHosts(lookFile(cfg.File), cfg)
-	if err = g.openGenerations(); err != nil {
+	if err := g.loadLocal(); err != nil {
 		g.folder.close()
+		return nil, err
+	}
+	if err = g.openGenerations(); err != nil {
+		g.close()
 		return nil, err
 	}
 	set, err := g.begin()
 	if err != nil {
-		g.folder.close()
+		g.close()
 		return nil, err
 	}
 	g.publish(set, began)
@@ -123,7 +131,10 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 	}
 	g.watchAll(file, set)
 	settleMemory(set)
-	if err := g.keepFirst(); err != nil {
+	if err = g.keepFirst(); err == nil {
+		err = g.recordChange(change{who: whoGateway, kind: changeStart, why: "version " + opts.Version}, nil)
+	}
+	if err != nil {
 		g.close()
 		return nil, err
 	}
@@ -161,6 +172,7 @@ func (g *Gateway) bind() error {
 		if err != nil {
 			return err
 		}
+		l.Observe(g.uses.see)
 		g.audit, sink = l, l
 	}
 	g.keepFilter()
@@ -281,6 +293,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		})
 	}
 	start(g.own)
+	start(g.clock)
 	if g.dns != nil {
 		start(g.dns.Serve)
 	}
@@ -353,6 +366,8 @@ func (g *Gateway) close() {
 	if g.tap != nil {
 		_ = g.tap.Close()
 	}
+	g.keepUses()
+	g.record.close()
 	g.folder.close()
 }
 
@@ -381,6 +396,7 @@ type Status struct {
 	Why        string        `json:"why,omitempty"`
 	Kind       string        `json:"kind,omitempty"`    // of change
 	Held       uint64        `json:"held_at,omitempty"` // the generation that a rollback went to, until weir lists update
+	Ledger     *ledger.Head  `json:"ledger,omitempty"`  // end of the record of changes
 	Lists      []ListStatus  `json:"lists"`
 }
 
@@ -390,6 +406,7 @@ func (g *Gateway) Status() Status {
 	s := Status{
 		Version: g.opts.Version, Generation: st.generation, Since: st.since, Took: st.took,
 		Config: st.cfg.File, Rules: g.store.Load().Rules(), Lists: st.lists,
+		Ledger: g.record.head(),
 	}
 	s.Who, s.Why, s.Kind = st.change.Who, st.change.Why, st.change.Kind
 	if st.change.Held {

@@ -55,7 +55,7 @@ func (g *Gateway) begin() (*policySet, error) {
 			old.fresh()
 		}
 	}
-	set, err := compile(g.cfg, g.next(), from)
+	set, err := compileWith(g.cfg, g.local.Load(), g.next(), from)
 	switch {
 	case err == nil && mine && set.says(old):
 		set.heap.lift()
@@ -105,6 +105,10 @@ func (g *Gateway) take(set *policySet, header generation.Header, exempt []policy
 // exemptions are those that hold now, as far as the policy has their bans: who is
 // exempt is nothing that comes back with an old list.
 func (g *Gateway) exemptions(set *policySet) []policy.Exemption {
+	return g.exemptionsWith(set, g.local.Load())
+}
+
+func (g *Gateway) exemptionsWith(set *policySet, beside *local) []policy.Exemption {
 	bans := make(map[string]bool)
 	for _, b := range set.spec.Bans {
 		bans[b.ID] = true
@@ -115,7 +119,7 @@ func (g *Gateway) exemptions(set *policySet) []policy.Exemption {
 			out = append(out, policy.Exemption(e))
 		}
 	}
-	return out
+	return append(out, beside.inForce(&set.spec, time.Now())...)
 }
 
 // keep writes the policy that has come into force as a generation, and returns

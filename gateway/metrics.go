@@ -140,6 +140,7 @@ func (c collector) planes(e emitter) {
 	e.gauge("weir_resolver_history_names", "Names whose addresses are remembered.", float64(history.Names))
 	e.gauge("weir_resolver_history_addresses", "Addresses that are remembered, and names that lead to others.", float64(history.Given))
 	e.counter("weir_resolver_history_evicted_total", "Names that were forgotten to make room.", float64(history.Evicted))
+	recordMetrics(e, &c.g.record)
 	if c.g.admin != nil {
 		adminMetrics(e, c.g.admin.Stats())
 	}
@@ -290,4 +291,20 @@ func quicMetrics(e emitter, st proxy.QUICStats) {
 	e.counters("weir_quic_dropped_total", "Datagrams that were not passed on, by reason.", "reason",
 		series{"stray", st.Stray}, series{"unreadable", st.Unread}, series{"overflow", st.Overflow},
 		series{"direct", st.Direct}, series{"limit", st.Beyond}, series{"unsent", st.Unsent})
+}
+
+func recordMetrics(e emitter, r *recorder) {
+	head := r.head()
+	if head == nil {
+		return
+	}
+	ok := 1.0
+	if r.bad.Load() {
+		ok = 0
+	}
+	// The hash is there to be noted elsewhere: against it, a record that was cut
+	// off is found.
+	e.gauge("weir_ledger_entries", "Entries of the record of changes, with the hash of the last.", float64(head.Seq), "head", head.Hash)
+	e.gauge("weir_ledger_last_successful", "Whether the record of changes verified, and took the latest change.", ok)
+	e.counter("weir_ledger_failures_total", "Changes that are not on the record.", float64(r.failed.Load()))
 }

@@ -110,7 +110,7 @@ func (g *Gateway) tryReload(began time.Time) error {
 	if err != nil {
 		return err
 	}
-	set, err := compile(cfg, g.next(), g.compiled)
+	set, err := compileWith(cfg, g.local.Load(), g.next(), g.compiled)
 	if err != nil {
 		return err
 	}

@@ -76,3 +76,65 @@ func TestReloadCommand(t *testing.T) {
 		t.Errorf("a broken configuration: %s", out)
 	}
 }
+
+// Exemptions and rules are made by the command line, and are on the record of
+// changes, in which a change of a byte is found.
+func TestExemptAndRulesCommands(t *testing.T) {
+	file, admin := served(t, "")
+	dir := filepath.Dir(file)
+	boss := []string{"--admin", admin, "--token-file", filepath.Join(dir, "boss")}
+	must := func(want string, args ...string) string {
+		t.Helper()
+		out, ok := asWeir(t, args...)
+		if !ok || !strings.Contains(out, want) {
+			t.Fatalf("weir %q: %s, want %q", args, out, want)
+		}
+		return out
+	}
+	mustNot := func(want string, args ...string) {
+		t.Helper()
+		if out, ok := asWeir(t, args...); ok || !strings.Contains(out, want) {
+			t.Errorf("weir %q: %s, want an error with %q", args, out, want)
+		}
+	}
+	add := []string{"exempt", "add", "--config", file, "--ban", "kaspersky", "--device", "10.8.0.7", "--ticket", "T-1", "--reason", "a test"}
+	must("W-1: requested: device 10.8.0.7 from ban kaspersky until ", append(add, "--until", "8h")...)
+	mustNot("--until: want a date", append(add, "--until", "forever")...)
+	mustNot("hours at the most", append(add, "--until", "9000d")...)
+	mustNot("is operator; this takes the role approver", "exempt", "approve", "W-1", "--config", file)
+	must("W-1: approved: ", append([]string{"exempt", "approve", "W-1", "--name", "The Chief"}, boss...)...)
+	must("The Chief", "exempt", "list", "--config", file)
+	must("10.8.0.7", append([]string{"exempt", "report"}, boss...)...)
+	must(`"uses": 0`, append([]string{"exempt", "report", "--json"}, boss...)...)
+	must("W-1: revoked: ", "exempt", "revoke", "W-1", "--config", file)
+	mustNot("revoked already", "exempt", "revoke", "W-1", "--config", file)
+	mustNot("there is no exemption", "exempt", "revoke", "W-9", "--config", file)
+
+	must("new.example: blocked under ban kaspersky: in force as rule 1", "rules", "add", "new.example", "--ban", "kaspersky", "--reason", "found", "--config", file)
+	must("=a.example: allowed: in force as rule 2", "rules", "add", "=a.example", "--allow", "--reason", "partner", "--config", file)
+	mustNot("say --ban ID", "rules", "add", "b.example", "--reason", "r", "--config", file)
+	must("=a.example", "rules", "list", "--config", file)
+	must("", "rules", "remove", "new.example", "--ban", "kaspersky", "--config", file)
+	mustNot("no such rule", "rules", "remove", "new.example", "--ban", "kaspersky", "--config", file)
+
+	out := must("ok: 7 entries, head ", "audit", "verify", "--config", file)
+	head := out[strings.LastIndex(out, " ")+1 : len(out)-1]
+	ledger := filepath.Join(dir, "state", "ledger.jsonl")
+	must("ok: 7 entries", "audit", "verify", ledger, "--head", head)
+	b, err := os.ReadFile(ledger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(dir, "copy.jsonl")
+	for name, tt := range map[string]struct{ text, want string }{
+		"changed": {strings.Replace(string(b), "a test", "A test", 1), "copy.jsonl:2: entry 2 was changed"},
+		"cut off": {strings.Join(strings.SplitAfter(string(b), "\n")[:5], ""), "the noted head " + head + " is not in the ledger"},
+	} {
+		if err := os.WriteFile(copied, []byte(tt.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out, ok := asWeir(t, "audit", "verify", copied, "--head", head); ok || !strings.Contains(out, tt.want) {
+			t.Errorf("%s: %s, want %q", name, out, tt.want)
+		}
+	}
+}

@@ -7,6 +7,9 @@
 //	weir lists       look at lists
 //	weir vpn         look at the packet filter of the VPN, and put it in place
 //	weir prove       from a device: try every known way around the bans
+//	weir exempt      request, approve, revoke and look at exemptions
+//	weir rules       add and remove rules for single names
+//	weir audit       check the record of changes
 //	weir reload      have a running gateway read its files again
 //	weir version     print the version
 //	weir completion  print a shell completion script
@@ -81,7 +84,8 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		OnUsageError:         usageError,
 		Action:               noSuchCommand,
 		Commands: []*cli.Command{
-			serveCommand(), checkCommand(), explainCommand(), listsCommand(), vpnCommand(), proveCommand(), reloadCommand(), cacheCommand(), versionCommand(), completionCommand(),
+			serveCommand(), checkCommand(), explainCommand(), listsCommand(), vpnCommand(), proveCommand(),
+			exemptCommand(), rulesCommand(), reloadCommand(), cacheCommand(), auditCommand(), versionCommand(), completionCommand(),
 		},
 	}
 	for _, c := range app.Commands {

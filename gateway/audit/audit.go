@@ -106,6 +106,7 @@ type Log struct {
 	dropped atomic.Uint64
 	failed  atomic.Uint64
 	key     atomic.Pointer[func(netip.Addr) string]
+	observe atomic.Pointer[func(*Record)]
 	opts    Options
 	veil    *veil
 	// Of the writer: when files were last looked at, and since when the one in use
@@ -118,6 +119,10 @@ type Options struct {
 	Privacy Privacy
 	Rotate  Rotate
 }
+
+// Observe makes the writer show each record to the function, which must not
+// block and must not keep it.
+func (l *Log) Observe(f func(*Record)) { l.observe.Store(&f) }
 
 // Identify makes the writer fill in DeviceID by what the function says of the
 // device's address, empty for unknown. It must not block.
@@ -285,6 +290,9 @@ func (l *Log) turn(f *file, now time.Time) {
 func (l *Log) encode(f *file, r Record) {
 	if key := l.key.Load(); key != nil && r.DeviceID == "" {
 		r.DeviceID = (*key)(r.Device)
+	}
+	if f := l.observe.Load(); f != nil {
+		(*f)(&r)
 	}
 	l.veil.draw(&r)
 	b, err := json.Marshal(r)

@@ -1,0 +1,167 @@
+package gateway
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/weir-gateway/weir/blocklists"
+	"github.com/weir-gateway/weir/config"
+	"github.com/weir-gateway/weir/gateway/durable"
+	"github.com/weir-gateway/weir/gateway/policy"
+)
+
+// A local is what the admin API has decided and what holds beside the
+// configuration. It is immutable: a change is another one. Nil is none.
+type local struct {
+	exemptions []*Exemption // by their numbers
+	rules      []*Rule      // by their numbers
+	numbered   int          // the last number of a rule
+}
+
+// In the state folder.
+const (
+	exemptionsFolder = "exemptions"
+	rulesFile        = "rules.json"
+)
+
+// loadLocal reads what is kept in the state folder. What cannot be read is an
+// error: an exemption that is lost is bad, a rule that is lost is worse.
+func (g *Gateway) loadLocal() error {
+	g.local.Store(new(local))
+	if g.folder == nil {
+		return nil
+	}
+	if err := g.openLedger(); err != nil {
+		return err
+	}
+	folder, err := g.folder.folder(exemptionsFolder)
+	if err == nil {
+		err = errors.Join(durable.Sweep(folder), durable.Sweep(g.folder.path))
+	}
+	if err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	l := new(local)
+	if l.exemptions, err = readExemptions(folder); err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	var kept keptRules
+	if err := readJSON(filepath.Join(g.folder.path, rulesFile), &kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("state: %w", err)
+	}
+	l.rules, l.numbered = kept.Rules, kept.Numbered
+	for _, r := range l.rules {
+		if r.rule, err = config.ParseRule(r.Name); err != nil {
+			return fmt.Errorf("state: %s: %w", rulesFile, err)
+		}
+	}
+	g.local.Store(l)
+	return g.uses.load(filepath.Join(folder, usesFile))
+}
+
+// readJSON reads a file that was written by writeJSON.
+func readJSON(path string, into any) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, into); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+func writeJSON(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return durable.WriteBytes(path, append(b, '\n'))
+}
+
+// inForce returns the exemptions that hold, or will, under that policy. One from
+// a ban or for a group that is not there any more waits for it.
+func (l *local) inForce(spec *policy.Spec, now time.Time) (out []policy.Exemption) {
+	if l == nil {
+		return nil
+	}
+	bans, groups := make(map[string]bool), make(map[string]bool)
+	for _, b := range spec.Bans {
+		bans[b.ID] = true
+	}
+	for i := range spec.Groups {
+		groups[spec.Groups[i].Name] = true
+	}
+	for _, e := range l.exemptions {
+		if e.State == stateApproved && now.Before(e.Until) && bans[e.Ban] && (e.Group == "" || groups[e.Group]) {
+			out = append(out, e.policy())
+		}
+	}
+	return out
+}
+
+// localRules adds the lists of the rules of the admin API: one that allows, and
+// one for each ban. They are there even when they are empty, so that the first
+// rule does not change which lists there are. No list of a file can have their
+// names.
+func (c *compiler) localRules() {
+	of := make(map[string][]blocklists.Rule)
+	if c.local != nil {
+		for _, r := range c.local.rules {
+			of[r.Ban] = append(of[r.Ban], r.compiled())
+		}
+	}
+	c.inline("allow+rules", "operator", policy.RoleOperator, of[""])
+	for i := range c.cfg.Bans {
+		id := c.cfg.Bans[i].ID
+		st := ListStatus{Name: id + "+rules", Ban: id, Role: "ban", Enabled: true, Source: rulesSource, Rules: len(of[id])}
+		c.add(part{status: st, list: policy.List{Name: st.Name, Role: policy.RoleBan, Ban: i}, inline: of[id]})
+	}
+}
+
+// rulesSource is where status says that those rules come from.
+const rulesSource = "api:rules"
+
+// apply makes the next local outlive the process by store, and puts it in force
+// with a policy that next makes; or it returns an error and nothing has changed.
+// It is for the goroutine that owns the policy.
+func (g *Gateway) apply(beside *local, next func(*local) (*policySet, error), store func() error) error {
+	began := time.Now()
+	set, err := next(beside)
+	if err != nil {
+		return err
+	}
+	defer set.heap.lift()
+	if err := store(); err != nil {
+		return err
+	}
+	g.local.Store(beside)
+	g.publish(set, began)
+	if g.proxy != nil {
+		g.proxy.Recheck()
+	}
+	settleMemory(set)
+	return nil
+}
+
+// withRules compiles the policy anew with other rules; lists that have not
+// changed are taken over. What a rollback holds stays as it was.
+func (g *Gateway) withRules(beside *local) (*policySet, error) {
+	if g.gens.hold != 0 {
+		return nil, heldError{g.gens.hold}
+	}
+	return compileWith(g.cfg, beside, g.next(), g.compiled)
+}
+
+// withExemptions is the policy in force, whatever it is, with other exemptions.
+func (g *Gateway) withExemptions(beside *local) (*policySet, error) {
+	set := *g.compiled
+	set.built = false
+	set.spec.Exemptions = g.exemptionsWith(&set, beside)
+	return &set, set.number(g.next())
+}
