@@ -74,7 +74,10 @@ func (c *core) build(dst []byte, q *question, d *decision) []byte {
 			break // extended codes are about our EDNS with the upstream, not the client's
 		}
 		var e *dns.EDNS0_EDE
-		if m.Rcode == dns.RcodeServerFailure {
+		said, ok := q.answer.Extended()
+		if ok && !q.answer.Filtered() && !q.answer.Stale() {
+			e = ede(said.Code, said.Text) // the upstream knows best
+		} else if m.Rcode == dns.RcodeServerFailure {
 			e = ede(dns.ExtendedErrorCodeOther, "the upstream resolver has no answer")
 		} else if q.answer.Stale() {
 			e = staleError(m.Rcode)

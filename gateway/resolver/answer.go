@@ -211,7 +211,7 @@ func newAnswerWithin(t TTLs, k key, m *dns.Msg, now clock) *Answer {
 		r = failure
 		_ = a.pack(k, &r) // a header and a question
 	}
-	a.gather()
+	a.gather(extendedOf(m))
 	a.life, a.ttl = r.life, uint32(r.life/time.Second)
 	a.links = slices.Clip(linksOf(r.answer))
 	a.size = a.bytes()
@@ -256,14 +256,19 @@ func (a *Answer) pack(k key, r *response) bool {
 	return err == nil && unpack(b) != nil
 }
 
-// gather puts the name and the records into one piece of memory. A server that
-// answers many questions at once finds little of its memory in the processor's
-// cache: each piece that a hit reads is a wait.
-func (a *Answer) gather() {
-	b := make([]byte, 0, len(a.name)+len(a.wire.Body))
+// gather puts the name, the records and an extended error, empty for none, into
+// one piece of memory. A server that answers many questions at once finds little
+// of its memory in the processor's cache: each piece that a hit reads is a wait.
+func (a *Answer) gather(extended []byte) {
+	b := make([]byte, 0, len(a.name)+len(a.wire.Body)+len(extended))
 	b = append(append(b, a.name...), a.wire.Body...)
-	n := len(a.name)
-	a.name, a.wire.Body = unsafe.String(&b[0], n), b[n:] // nobody writes to b again
+	n, end := len(a.name), len(b)
+	b = append(b, extended...)
+	a.name, a.wire.Body = unsafe.String(&b[0], n), b[n:end:end] // nobody writes to b again
+	if len(extended) > 0 {
+		a.notes |= noteExtended
+		a.wire.Body = b[n:end:len(b)] // Extended finds it behind them
+	}
 	if len(a.wire.TTLs) <= len(a.ttls) {
 		a.wire.TTLs = append(a.ttls[:0], a.wire.TTLs...)
 	}
@@ -272,7 +277,7 @@ func (a *Answer) gather() {
 // bytes returns what the answer takes in memory, but for what the allocator
 // rounds up.
 func (a *Answer) bytes() int {
-	n := int(unsafe.Sizeof(*a)) + len(a.name) + len(a.wire.Body) + 2*len(a.wire.TTLs) +
+	n := int(unsafe.Sizeof(*a)) + len(a.name) + cap(a.wire.Body) + 2*len(a.wire.TTLs) +
 		len(a.links)*int(unsafe.Sizeof(Link{}))
 	for i := range a.links {
 		n += len(a.links[i].Name)

@@ -21,6 +21,7 @@ const (
 const (
 	noteFiltered = 1 << iota // private addresses were taken out
 	noteStale                // its TTL is over
+	noteExtended             // the upstream said more than its rcode
 )
 
 // Stale says when an answer whose TTL is over is given all the same (RFC 8767):
@@ -43,7 +44,7 @@ func (a *Answer) end() time.Duration { return time.Duration(a.ttl) * time.Second
 // is the same, and nothing that was found out about that comes with it. Nobody
 // has validated it lately, so it does not say that it is authentic.
 func (a *Answer) stale(now time.Time) *Answer {
-	s := &Answer{name: a.name, links: a.links, notes: a.notes | noteStale, stored: now, now: a.now, size: a.size}
+	s := &Answer{name: a.name, links: a.links, notes: a.notes&^noteExtended | noteStale, stored: now, now: a.now, size: a.size}
 	s.wire = wire.Answer{Rcode: a.wire.Rcode, Answers: a.wire.Answers, Authorities: a.wire.Authorities,
 		Body: slices.Clone(a.wire.Body), TTLs: a.wire.TTLs}
 	for _, at := range s.wire.TTLs {
