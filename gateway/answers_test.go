@@ -122,7 +122,7 @@ func TestAnswersByDig(t *testing.T) {
 		ad   = `flags: qr rd ra ad;`
 		ede  = `EDE: 17 \(Filtered\)`
 		keep = `{ech: keep, h3: keep, listen: ["127.0.0.1:0"], upstreams: ["UPSTREAM"]}`
-		all  = `{rebinding: {block: true, allow: [corp.example]}, listen: ["127.0.0.1:0"], upstreams: ["UPSTREAM"]}`
+		all  = `{special: [], rebinding: {block: true, allow: [corp.example]}, listen: ["127.0.0.1:0"], upstreams: ["UPSTREAM"]}`
 	)
 	for _, c := range []struct {
 		dns, args string
