@@ -1,7 +1,10 @@
 // Package source gives the bytes of lists and tells when they have changed.
 //
 // A source is written as embedded:PATH, in the bundles built into the program,
-// or file:PATH. The package opens and stats; it neither parses nor watches.
+// file:PATH, or the https: or http: URL of a list. The first two are opened, by
+// an Opener. The bytes behind a URL are got by a Fetcher, which trusts nobody,
+// and kept in a Store: what is in force is the last good copy there, never the
+// network. The package neither parses nor watches, and decides over no list.
 package source
 
 import (
