@@ -4,6 +4,7 @@ go 1.26.0
 
 // The product.
 require (
+	aead.dev/minisign v0.3.0
 	github.com/dchest/siphash v1.2.3
 	github.com/dnstap/golang-dnstap v0.4.0
 	github.com/elazarl/goproxy v1.9.3

@@ -108,7 +108,7 @@ type Ban struct {
 // A List is a named collection of rules of a ban and where its bytes come from.
 type List struct {
 	Name   string
-	Source string // embedded:PATH or file:PATH
+	Source string // embedded:PATH, file:PATH or the URL of a feed
 	Format string // a dialect of package parse
 	Tier   Tier
 	Signal Signal
@@ -118,6 +118,7 @@ type List struct {
 	// Answer overrides the ban's answer for this list, for names that need one
 	// kind of answer (canary names must be NXDOMAIN or NODATA).
 	Answer Answer
+	Feed   *Feed // of a source that is a URL; nil for the others
 }
 
 // InForce reports whether the ban blocks at that time, not only reports.

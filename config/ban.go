@@ -3,6 +3,7 @@ package config
 import (
 	"io"
 	"io/fs"
+	"maps"
 	"net/url"
 	"path"
 	"regexp"
@@ -212,15 +213,19 @@ func (v value) reference() (string, bool) {
 
 func (v value) list() (blocklists.List, bool) {
 	l := blocklists.List{Tier: blocklists.TierExclusive}
-	ok := v.object(fields{
+	feed := defaultFeed()
+	keys := feedFields(&feed)
+	maps.Copy(keys, fields{
 		"name":   set(&l.Name, listName),
-		"source": set(&l.Source, value.source),
+		"source": set(&l.Source, value.listSource),
 		"format": set(&l.Format, word(dialects...)),
 		"tier":   set(&l.Tier, word(blocklists.TierExclusive, blocklists.TierVendor)),
 		"embeds": set(&l.Embeds, value.boolean),
 		"signal": set(&l.Signal, word(blocklists.SignalApp)),
 		"answer": set(&l.Answer, value.answer),
-	}, "name", "source", "format")
+	})
+	ok := v.object(keys, "name", "source", "format")
+	l.Feed = v.feed(l.Source, feed)
 	if at, named := v.child("name"); named && l.Name != "" {
 		v.d.lists = append(v.d.lists, listAt{l.Name, at})
 	}
@@ -249,17 +254,16 @@ func (v value) source() (string, bool) {
 		}
 		abs, ok := v.absolute(where)
 		src := "file:" + abs
-		if _, named := v.d.sources[src]; !named && ok {
-			if v.d.sources == nil {
-				v.d.sources = make(map[string]place)
-			}
-			v.d.sources[src] = place{v.d.file, v.n.Line, v.n.Column, v.key}
+		if ok {
+			v.d.place(src, v)
 		}
 		return src, ok
-	case "http", "https", "rpz":
+	case "http", "https":
+		v.fail("only a list can be fetched; this must be file:PATH or embedded:PATH")
+	case "rpz":
 		v.fail("%s: sources are not supported yet, use file:", kind)
 	default:
-		v.fail("unknown source %s; want file:PATH or embedded:PATH", quote(s))
+		v.fail("unknown source %s; want file:PATH, embedded:PATH or, for a list, https://…", quote(s))
 	}
 	return "", false
 }

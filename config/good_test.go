@@ -272,6 +272,25 @@ func TestFull(t *testing.T) {
 					Answer: blocklists.Answer{Mode: blocklists.Addresses, IPv4: netip.MustParseAddr("192.0.2.80"), IPv6: netip.MustParseAddr("2001:db8::80")},
 				},
 				{Name: "example-mirrors", Source: lists + "chat-example-mirrors.txt", Format: "domains", Tier: blocklists.TierExclusive, Embeds: true},
+				{
+					Name: "example-feed", Source: "https://lists.example.org/chat.txt", Format: "domains", Tier: blocklists.TierExclusive,
+					Feed: &blocklists.Feed{
+						Interval: 30 * time.Minute, Timeout: time.Minute, StaleAfter: 12 * time.Hour, MaxSize: 16 << 20,
+						Proxy:    &url.URL{Scheme: "http", Host: "192.0.2.8:3128"},
+						Networks: []netip.Prefix{netip.MustParsePrefix("10.40.0.0/24")},
+						Minisign: "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3",
+						Growth:   blocklists.Drift{Percent: 100, Rules: 1000}, Shrink: blocklists.Drift{Percent: 30, Rules: 100},
+						Hold: true,
+					},
+				},
+				{
+					Name: "example-pinned", Source: "https://lists.example.org/chat-2026.txt", Format: "domains", Tier: blocklists.TierExclusive,
+					Feed: &blocklists.Feed{ // with all defaults
+						Interval: time.Hour, Timeout: 2 * time.Minute, StaleAfter: 24 * time.Hour, MaxSize: 64 << 20,
+						SHA256: "6a2da20943931e9834fc12cfe5bb47bbd9ae43489a30726962b576f4e3993e50",
+						Growth: blocklists.Drift{Percent: 100, Rules: 1000}, Shrink: blocklists.Drift{Percent: 30, Rules: 100},
+					},
+				},
 			},
 			Vectors: lists + "chat-example-vectors.txt",
 		}},

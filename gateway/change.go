@@ -13,6 +13,7 @@ const (
 	changeStart  changeKind = "start"  // the gateway has started
 	changeReload changeKind = "reload" // somebody asked to read everything again
 	changeFile   changeKind = "file"   // the configuration or a list has changed
+	changeFeed   changeKind = "feed"   // a new version of a list that is fetched
 	changeRetry  changeKind = "retry"  // a reload that the machine had refused
 )
 

@@ -38,6 +38,8 @@ type ListStatus struct {
 	Digest  string          `json:"sha256,omitempty"` // of the bytes as read, gzip or not
 	Report  *parse.Report   `json:"report,omitempty"`
 	Rules   int             `json:"rules"`
+	Missing bool            `json:"missing,omitempty"` // never fetched yet: the gateway runs without it
+	Feed    *FeedStatus     `json:"feed,omitempty"`    // of a list with a URL, of a running gateway
 }
 
 // A policySet is a compiled policy: the snapshot, and what it was made of.
@@ -57,6 +59,7 @@ type policySet struct {
 // A part is one list of a set: what it is, and what was in it.
 type part struct {
 	status ListStatus
+	source string // what is opened: the status has the URL where this is a copy
 	list   policy.List
 	inline []blocklists.Rule // of a list that stands in the configuration itself
 	read   revision          // of any other; from just before it was read
@@ -72,12 +75,13 @@ type part struct {
 // over what has not changed: so a change of who may do what, of the operator's
 // rules or of a short list is in force at once, however long the other lists.
 func compile(cfg *config.Config, generation uint64, old *policySet) (*policySet, error) {
-	return compileWith(cfg, nil, generation, old)
+	return compileWith(cfg, nil, generation, old, newCopies(cfg))
 }
 
-// compileWith is compile together with what holds beside the configuration.
-func compileWith(cfg *config.Config, beside *local, generation uint64, old *policySet) (_ *policySet, err error) {
-	c := compiler{cfg: cfg, local: beside, read: revisions{}, beside: old != nil}
+// compileWith is compile together with what holds beside the configuration, and
+// with the copies of fetched lists from elsewhere.
+func compileWith(cfg *config.Config, beside *local, generation uint64, old *policySet, copies copies) (_ *policySet, err error) {
+	c := compiler{cfg: cfg, local: beside, copies: copies, read: revisions{}, beside: old != nil}
 	if c.beside {
 		c.pace.begin()
 	}
@@ -120,6 +124,7 @@ func compileWith(cfg *config.Config, beside *local, generation uint64, old *poli
 type compiler struct {
 	cfg    *config.Config
 	local  *local // nil for none
+	copies copies
 	spec   policy.Spec
 	parts  []part
 	off    []offList
@@ -141,7 +146,7 @@ func (c *compiler) plan() error {
 	c.inline("allow", "operator", policy.RoleOperator, c.cfg.Allow)
 	c.inline("protected-config", "protected", policy.RoleProtected, c.cfg.Protected)
 	st := ListStatus{Name: "protected", Role: "protected", Enabled: true, Source: protectedSource, Format: parse.Domains}
-	c.add(part{status: st, list: policy.List{Name: st.Name, Role: policy.RoleProtected}})
+	c.add(part{status: st, source: st.Source, list: policy.List{Name: st.Name, Role: policy.RoleProtected}})
 	for i := range c.cfg.Bans {
 		ban := &c.cfg.Bans[i]
 		c.spec.Bans = append(c.spec.Bans, ban)
@@ -151,7 +156,13 @@ func (c *compiler) plan() error {
 				c.off = append(c.off, offList{len(c.parts), st})
 				continue
 			}
-			c.add(part{status: st, list: policy.List{Name: l.Name, Role: policy.RoleBan, Ban: i, Signal: l.Signal, Answer: l.Answer, Embeds: l.Embeds, Zone: st.Format == parse.RPZ}})
+			from, missing := c.copies.locate(&l)
+			if st.Missing = missing; missing {
+				c.off = append(c.off, offList{len(c.parts), st})
+				c.read[from] = look(from)
+				continue
+			}
+			c.add(part{status: st, source: from, list: policy.List{Name: l.Name, Role: policy.RoleBan, Ban: i, Signal: l.Signal, Answer: l.Answer, Embeds: l.Embeds, Zone: st.Format == parse.RPZ}})
 		}
 	}
 	c.localRules()
@@ -217,7 +228,7 @@ func (c *compiler) load(index int, add func(blocklists.Rule) error) error {
 		if p.list.Role != policy.RoleBan {
 			return err
 		}
-		return c.cfg.At(p.status.Source, fmt.Errorf("ban %s: %w", p.status.Ban, err))
+		return &listError{p.status.Name, c.cfg.At(p.status.Source, fmt.Errorf("ban %s: %w", p.status.Ban, err))}
 	}
 	return nil
 }
@@ -225,12 +236,12 @@ func (c *compiler) load(index int, add func(blocklists.Rule) error) error {
 func (c *compiler) loadSource(p *part, add func(blocklists.Rule) error) error {
 	st := &p.status
 	p.at = time.Now()
-	r, err := c.open(st.Source)
+	r, err := c.open(p.source)
 	if err != nil {
 		return fmt.Errorf("list %s: %w", st.Name, err)
 	}
 	defer func() { _ = r.Close() }()
-	p.read = c.read[st.Source]
+	p.read = c.read[p.source]
 	sum, text := sha256.New(), newOutline()
 	report, err := parse.Load(st.Format, io.TeeReader(pacedReader{r, &c.pace}, io.MultiWriter(sum, text)), parse.Limits{}, add)
 	if err != nil {
@@ -240,7 +251,7 @@ func (c *compiler) loadSource(p *part, add func(blocklists.Rule) error) error {
 		return fmt.Errorf("list %s (%s): %w", st.Name, st.Source, emptyList(report))
 	}
 	st.Report, st.Rules, st.Digest = &report, report.Rules, hex.EncodeToString(sum.Sum(nil))
-	if text.close(); report.Rules > maxEdit && isFile(st.Source) {
+	if text.close(); report.Rules > maxEdit && isFile(p.source) {
 		p.outline = text
 	}
 	return nil
@@ -259,7 +270,7 @@ func (set *policySet) finish() bool {
 			continue
 		}
 		p.patched, changed = false, true
-		p.outline, p.status.Digest = digest(p.status.Source, p.read, &pace)
+		p.outline, p.status.Digest = digest(p.source, p.read, &pace)
 	}
 	if changed {
 		set.lists = statuses(set.parts, set.off)

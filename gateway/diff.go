@@ -219,14 +219,14 @@ func (o *outline) widen(f io.ReaderAt, size, from, to int64) (*window, error) {
 	return w, nil
 }
 
-// diff returns the edit that makes of the list what its file says now, with the
+// diff returns the edit that makes of the list what a file says now, with the
 // report that loading all of it would give, or nil where that cannot be told
 // from a part of it. A file that is as it was needs no edit.
-func (p *part) diff(list int, set *blocklists.Set, pace *pacer) (*blocklists.Edit, *parse.Report) {
+func (p *part) diff(source string, list int, set *blocklists.Set, pace *pacer) (*blocklists.Edit, *parse.Report) {
 	if !p.outline.describes(p.status.Report, set, list) {
 		return nil, nil
 	}
-	r, err := opener.Open(p.status.Source)
+	r, err := opener.Open(source)
 	if err != nil {
 		return nil, nil
 	}

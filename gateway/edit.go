@@ -82,13 +82,13 @@ func (c *compiler) takeOver(i int, old *part) bool {
 		p.same = slices.Equal(p.inline, old.inline)
 		return p.same
 	}
-	now := look(p.status.Source)
-	if now != old.read || now.absent || old.at.Sub(now.since()) < racy {
+	now := look(p.source)
+	if p.source != old.source || now != old.read || now.absent || old.at.Sub(now.since()) < racy {
 		return false
 	}
 	p.read, p.at, p.outline, p.patched, p.same = old.read, old.at, old.outline, old.patched, true
 	p.status.Report, p.status.Rules, p.status.Digest = old.status.Report, old.status.Rules, old.status.Digest
-	c.read[p.status.Source] = now
+	c.read[p.source] = now
 	return true
 }
 
@@ -99,15 +99,15 @@ func (c *compiler) takeDiff(i int, old *part, set *blocklists.Set, e *blocklists
 		return false
 	}
 	p := &c.parts[i]
-	at, before := time.Now(), look(p.status.Source)
-	d, report := old.diff(i, set, &c.pace)
-	if d == nil || len(d.Remove)+len(d.Add) > maxEdit || look(p.status.Source) != before {
+	at, before := time.Now(), look(p.source)
+	d, report := old.diff(p.source, i, set, &c.pace)
+	if d == nil || len(d.Remove)+len(d.Add) > maxEdit || look(p.source) != before {
 		return false
 	}
 	e.Remove, e.Add, e.Shift = append(e.Remove, d.Remove...), append(e.Add, d.Add...), append(e.Shift, d.Shift...)
 	p.read, p.at, p.patched = before, at, true
 	p.status.Report, p.status.Rules = report, report.Rules
-	c.read[p.status.Source] = before
+	c.read[p.source] = before
 	return true
 }
 

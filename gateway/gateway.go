@@ -62,6 +62,7 @@ type Gateway struct {
 	zone     *rpz.Server       // nil for none
 	certs    *certKeeper       // nil for none
 	folder   *stateDir         // nil for none
+	feeds    *feeds
 	changes  chan change
 	record   recorder
 	uses     uses
@@ -118,7 +119,11 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 		g.close()
 		return nil, err
 	}
-	set, err := g.begin()
+	if g.feeds, err = newFeeds(g); err != nil {
+		g.close()
+		return nil, err
+	}
+	set, err := g.feeds.first(g.begin)
 	if err != nil {
 		g.close()
 		return nil, err
@@ -283,7 +288,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
-	errs := make(chan error, 6)
+	errs := make(chan error, 7)
 	start := func(serve func(context.Context) error) {
 		wg.Go(func() {
 			if err := serve(ctx); err != nil {
@@ -294,6 +299,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	start(g.own)
 	start(g.clock)
+	start(g.feeds.run)
 	if g.dns != nil {
 		start(g.dns.Serve)
 	}
@@ -368,6 +374,7 @@ func (g *Gateway) close() {
 	}
 	g.keepUses()
 	g.record.close()
+	g.feeds.close()
 	g.folder.close()
 }
 
@@ -379,7 +386,7 @@ func (g *Gateway) ready() error {
 	case g.store.Load() == nil:
 		return errors.New("no policy is loaded")
 	}
-	return nil
+	return g.feeds.alarm(time.Now())
 }
 
 // Status is what the admin listener and the command line show of a running
@@ -405,7 +412,7 @@ func (g *Gateway) Status() Status {
 	st := g.state.Load()
 	s := Status{
 		Version: g.opts.Version, Generation: st.generation, Since: st.since, Took: st.took,
-		Config: st.cfg.File, Rules: g.store.Load().Rules(), Lists: st.lists,
+		Config: st.cfg.File, Rules: g.store.Load().Rules(), Lists: g.feeds.describe(st.lists, time.Now()),
 		Ledger: g.record.head(),
 	}
 	s.Who, s.Why, s.Kind = st.change.Who, st.change.Why, st.change.Kind

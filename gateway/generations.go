@@ -55,7 +55,7 @@ func (g *Gateway) begin() (*policySet, error) {
 			old.fresh()
 		}
 	}
-	set, err := compileWith(g.cfg, g.local.Load(), g.next(), from)
+	set, err := compileWith(g.cfg, g.local.Load(), g.next(), from, copies{store: g.feeds.store})
 	switch {
 	case err == nil && mine && set.says(old):
 		set.heap.lift()

@@ -32,6 +32,7 @@ type keptPolicy struct {
 
 type keptPart struct {
 	Status ListStatus
+	Source string            `json:",omitempty"` // what was opened
 	Inline []blocklists.Rule `json:",omitempty"`
 	Read   keptRevision
 	At     time.Time
@@ -81,7 +82,7 @@ func (set *policySet) kept(version string) *keptPolicy {
 	}
 	for i := range set.parts {
 		p := &set.parts[i]
-		k.Parts = append(k.Parts, keptPart{p.status, p.inline, keepRevision(p.read), p.at})
+		k.Parts = append(k.Parts, keptPart{p.status, p.source, p.inline, keepRevision(p.read), p.at})
 	}
 	for _, o := range set.off {
 		k.Off = append(k.Off, keptOff{o.before, o.status})
@@ -107,7 +108,7 @@ func restore(text []byte, set *blocklists.Set) (*policySet, string, error) {
 		Answer: k.Answer, Hello: k.Hello, CacheEntries: verdictCache,
 	}
 	for i, p := range k.Parts {
-		out.parts = append(out.parts, part{status: p.Status, list: k.Lists[i], inline: p.Inline, read: p.Read.revision(), at: p.At})
+		out.parts = append(out.parts, part{status: p.Status, source: p.Source, list: k.Lists[i], inline: p.Inline, read: p.Read.revision(), at: p.At})
 	}
 	for _, o := range k.Off {
 		out.off = append(out.off, offList{o.Before, o.Status})
@@ -133,9 +134,9 @@ func (set *policySet) fresh() {
 	for i := range set.parts {
 		p := &set.parts[i]
 		switch {
-		case strings.HasPrefix(p.status.Source, "embedded:"):
-			p.read.absent = sourceDigest(p.status.Source) != p.status.Digest
-		case isFile(p.status.Source):
+		case strings.HasPrefix(p.source, "embedded:"):
+			p.read.absent = sourceDigest(p.source) != p.status.Digest
+		case isFile(p.source):
 			p.patched = p.status.Rules > maxEdit
 			p.trust()
 		}
@@ -145,12 +146,12 @@ func (set *policySet) fresh() {
 // trust looks into a file that was read too soon after a change for its revision
 // to say that it is the same.
 func (p *part) trust() {
-	now := look(p.status.Source)
+	now := look(p.source)
 	if now != p.read || p.at.Sub(now.since()) >= racy {
 		return
 	}
 	at := time.Now()
-	if sourceDigest(p.status.Source) == p.status.Digest && look(p.status.Source) == now {
+	if sourceDigest(p.source) == p.status.Digest && look(p.source) == now {
 		p.at = at
 	}
 }

@@ -155,7 +155,7 @@ func (g *Gateway) withRules(beside *local) (*policySet, error) {
 	if g.gens.hold != 0 {
 		return nil, heldError{g.gens.hold}
 	}
-	return compileWith(g.cfg, beside, g.next(), g.compiled)
+	return compileWith(g.cfg, beside, g.next(), g.compiled, copies{store: g.feeds.store})
 }
 
 // withExemptions is the policy in force, whatever it is, with other exemptions.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"runtime"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -34,6 +35,7 @@ func (collector) Describe(chan<- *prometheus.Desc) {}
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	e := emitter{ch}
 	c.policy(e)
+	c.g.feeds.metrics(e, time.Now())
 	c.planes(e)
 	c.zone(e)
 	c.g.certs.metrics(e)

@@ -105,12 +105,19 @@ func (g *Gateway) tryReload(began time.Time) error {
 	if err := sameListeners(g.cfg, cfg); err != nil {
 		return err
 	}
+	return g.adopt(cfg, file, nil, began)
+}
+
+// adopt compiles a configuration, with an update of a list or nil, and puts it
+// in force.
+func (g *Gateway) adopt(cfg *config.Config, file revisions, update *feedUpdate, began time.Time) error {
 	file = withHosts(file, cfg)
 	data, err := localData(cfg, g.log)
 	if err != nil {
 		return err
 	}
-	set, err := compileWith(cfg, g.local.Load(), g.next(), g.compiled)
+	from := copies{store: g.feeds.store, update: update}
+	set, err := compileWith(cfg, g.local.Load(), g.next(), g.compiled, from)
 	if err != nil {
 		return err
 	}
@@ -120,6 +127,12 @@ func (g *Gateway) tryReload(began time.Time) error {
 			return err
 		}
 	}
+	if update != nil {
+		if err := update.install(g.feeds.store); err != nil {
+			return err
+		}
+		from.settle(set)
+	}
 	// Nothing below can fail.
 	g.resolver.setLocal(data)
 	g.cfg = cfg
@@ -128,6 +141,7 @@ func (g *Gateway) tryReload(began time.Time) error {
 		g.admin.SetAccess(adminAccess(&cfg.Admin))
 	}
 	g.watched.watch(file, set.read)
+	g.feeds.configure(cfg)
 	if g.dns != nil {
 		g.dns.SetIdentities(identities(&cfg.DNS))
 	}
@@ -222,6 +236,16 @@ type watcher struct {
 func (w *watcher) watch(file, sources revisions) {
 	w.seen, w.pending = maps.Clone(sources), nil
 	maps.Copy(w.seen, file)
+}
+
+// seenFile is lookFile as it was when the file was last read: a change since then
+// is still to be noticed.
+func (w *watcher) seenFile(path string) revisions {
+	if path == "" {
+		return nil
+	}
+	src := "file:" + path
+	return revisions{src: w.seen[src]}
 }
 
 // changed reports a change once, when two looks in a row agree on it. A change

@@ -25,7 +25,7 @@ func (c *compiler) checkVectors(set *blocklists.Set, built bool, old *policySet)
 			continue
 		}
 		if err := c.checkBan(set, i, ban); err != nil {
-			return c.cfg.At(ban.Vectors, fmt.Errorf("ban %s: vectors %s: %w", ban.ID, ban.Vectors, err))
+			return &vectorError{ban.ID, c.cfg.At(ban.Vectors, fmt.Errorf("ban %s: vectors %s: %w", ban.ID, ban.Vectors, err))}
 		}
 	}
 	return nil
@@ -58,6 +58,7 @@ func (c *compiler) checkBan(set *blocklists.Set, index int, ban *blocklists.Ban)
 		return err
 	}
 	defer func() { _ = r.Close() }()
+	missing := slices.ContainsFunc(c.off, func(o offList) bool { return o.status.Missing && o.status.Ban == ban.ID })
 	scan := bufio.NewScanner(r)
 	for line := 1; scan.Scan(); line++ {
 		c.pace.pause()
@@ -72,7 +73,8 @@ func (c *compiler) checkBan(set *blocklists.Set, index int, ban *blocklists.Ban)
 		if err != nil {
 			return fmt.Errorf("line %d: %w", line, err)
 		}
-		if blocked := c.banBlocks(ms, index); blocked != v.block {
+		// What only a list that is missing blocks is not blocked, and said elsewhere.
+		if blocked := c.banBlocks(ms, index); blocked != v.block && !(v.block && missing) {
 			return fmt.Errorf("line %d: %s: with the tiers %v, the ban's lists say blocked=%t", line, scan.Text(), ban.Tiers, blocked)
 		}
 	}

@@ -50,13 +50,6 @@ func generationCommands() []*cli.Command {
 			Flags:  adminFlags(why),
 			Action: listsRollback,
 		},
-		{
-			Name:   "update",
-			Usage:  "have the gateway take the configuration and all lists again; ends the hold of a rollback",
-			Flags:  adminFlags(why),
-			Before: noArgs,
-			Action: listsUpdate,
-		},
 		pinCommand("pin", "keep a generation however many there are", true),
 		pinCommand("unpin", "let a pinned generation go with its age", false),
 	}
@@ -190,10 +183,6 @@ func listsRollback(c *cli.Context) error {
 	return changePolicy(c, "/v1/rollback", gateway.RollbackRequest{Generation: n, Why: c.String("why")})
 }
 
-func listsUpdate(c *cli.Context) error {
-	return changePolicy(c, "/v1/update", gateway.UpdateRequest{Why: c.String("why")})
-}
-
 // changePolicy asks for a change of the policy, and shows what is in force then.
 func changePolicy(c *cli.Context, path string, in any) error {
 	cl, err := newClient(c)
@@ -207,9 +196,13 @@ func changePolicy(c *cli.Context, path string, in any) error {
 	if c.Bool("json") {
 		return printJSON(c.App.Writer, st)
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "running: generation %d since %s, %d rules\n", st.Generation, st.Since.Format(time.RFC3339), st.Rules)
+	return printInForce(c.App.Writer, &st)
+}
+
+func printInForce(w io.Writer, st *gateway.Status) error {
+	_, err := fmt.Fprintf(w, "running: generation %d since %s, %d rules\n", st.Generation, st.Since.Format(time.RFC3339), st.Rules)
 	if err == nil && st.Held != 0 {
-		_, err = fmt.Fprintf(c.App.Writer, "held as generation %d was; weir lists update takes files again\n", st.Held)
+		_, err = fmt.Fprintf(w, "held as generation %d was; weir lists update takes files again\n", st.Held)
 	}
 	return err
 }

@@ -63,6 +63,7 @@ var only = map[string]func(file string) bool{
 
 // requirements is the reviewed list of what the module depends on directly.
 var requirements = map[string]string{
+	"aead.dev/minisign":                   "signatures of lists: the format, and the pre-hashed one, from a kept release",
 	"github.com/dchest/siphash":           "the hash of DNS cookies, which servers of different makers share (RFC 9018); gateway/dnsserver only",
 	"github.com/dnstap/golang-dnstap":     "the dnstap format and its sockets, from those who define it; gateway/tap only",
 	"github.com/elazarl/goproxy":          "forwards plain HTTP requests; gateway/proxy/forward.go only",

@@ -27,7 +27,7 @@ import (
 func listsCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "lists",
-		Usage:  "look at lists, and at what was in force when; go back to it",
+		Usage:  "look at lists, update them, and go back to what was in force before",
 		Action: noSuchCommand,
 		Subcommands: append([]*cli.Command{
 			{
@@ -52,7 +52,7 @@ func listsCommand() *cli.Command {
 				},
 				Action: listsLint,
 			},
-		}, generationCommands()...),
+		}, append(feedCommands(), generationCommands()...)...),
 	}
 }
 
@@ -223,6 +223,8 @@ func listsStatus(c *cli.Context) error {
 		rules, skipped := fmt.Sprint(l.Rules), "0"
 		if !l.Enabled {
 			rules, skipped = "off", "-"
+		} else if l.Missing {
+			rules, skipped = "missing", "-"
 		} else if l.Report != nil {
 			skipped = fmt.Sprint(l.Report.Skipped())
 		}
@@ -243,7 +245,7 @@ func listsStatus(c *cli.Context) error {
 	if err == nil && r.LastError != "" {
 		_, err = fmt.Fprintf(c.App.Writer, "the latest reload was rejected: %s\n", r.LastError)
 	}
-	return err
+	return errors.Join(err, printFeeds(c.App.Writer, r.Lists))
 }
 
 func dash(s string) string {

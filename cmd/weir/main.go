@@ -4,7 +4,7 @@
 //	weir serve       run the gateway
 //	weir check       validate a configuration
 //	weir explain     say what would happen to a name, URL or address, and why
-//	weir lists       look at lists
+//	weir lists       look at lists, and update those that are fetched
 //	weir vpn         look at the packet filter of the VPN, and put it in place
 //	weir prove       from a device: try every known way around the bans
 //	weir exempt      request, approve, revoke and look at exemptions

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+// Lists that are fetched, by the real program: a version waits, is approved, is
+// updated, is refused, and all of that is to be seen.
+func TestListsUpdateCommand(t *testing.T) {
+	var text atomic.Value
+	text.Store("one.example\n")
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, text.Load().(string))
+	}))
+	t.Cleanup(origin.Close)
+	file, admin := served(t, "")
+	own := `bans:
+- id: own
+  title: Own
+  authority: us
+  reference: https://own.example/
+  lists:
+  - {name: feed, source: "` + origin.URL + `/list", format: domains, interval: 30d, hold: true}
+`
+	replaceIn(t, file, "bans: [kaspersky]\n", own)
+	run := func(want string, ok bool, args ...string) {
+		t.Helper()
+		out, got := asWeir(t, append(args, "--config", file)...)
+		if got != ok || !strings.Contains(out, want) {
+			t.Errorf("%s: succeeded=%t, want %t and %q:\n%s", strings.Join(args, " "), got, ok, want, out)
+		}
+	}
+	run("running: generation 2", true, "reload")
+	run("feed  held  1 rules", true, "lists", "update")
+	run("waits for approval: 1 rules", true, "lists", "status")
+	run("approved: feed, 1 rules", true, "lists", "approve", "feed")
+	run("feed feed: ok, checked 20", true, "lists", "status")
+	run("weir: feed: no update of the list waits for approval", false, "lists", "approve", "feed")
+	text.Store("one.example\ntwo.example\n")
+	run(`"outcome": "held"`, true, "lists", "update", "--json", "feed")
+	run("discarded: feed, 2 rules", true, "lists", "discard", "feed")
+	run("in quarantine: discarded", true, "lists", "status")
+	text.Store("one.example\nwww.google.com\ngoogle.com\n")
+	run("weir: list feed: line 3: the rule google.com would hold back google.com", false, "lists", "update")
+	run("in quarantine: protected", true, "lists", "status")
+	run("no list of that name is fetched", false, "lists", "update", "other")
+	run("takes the name of one list", false, "lists", "approve")
+	if out, ok := asWeir(t, "lists", "update", "--admin", admin); ok || !strings.Contains(out, "credential") {
+		t.Errorf("without a credential: %s", out)
+	}
+}
+
+func replaceIn(t *testing.T, file, old, text string) {
+	t.Helper()
+	b := readFile(t, file)
+	if !strings.Contains(b, old) {
+		t.Fatal(fmt.Errorf("%s has no %q", file, old))
+	}
+	writeFile(t, file, strings.Replace(b, old, text, 1))
+}
+
+func readFile(t *testing.T, file string) string {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func writeFile(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

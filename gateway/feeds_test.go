@@ -1,0 +1,735 @@
+package gateway
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"aead.dev/minisign"
+
+	"github.com/weir-gateway/weir/blocklists/bans"
+	"github.com/weir-gateway/weir/config"
+	"github.com/weir-gateway/weir/gateway/admin"
+)
+
+// An origin is a real HTTP server of a list, which does what a test says.
+type origin struct {
+	*httptest.Server
+	handler atomic.Pointer[http.HandlerFunc]
+	header  atomic.Pointer[http.Header] // of the latest request
+}
+
+func newOrigin(t *testing.T, tls bool) *origin {
+	t.Helper()
+	o := new(origin)
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		header := r.Header.Clone()
+		o.header.Store(&header)
+		(*o.handler.Load())(w, r)
+	})
+	o.Server = httptest.NewUnstartedServer(h)
+	o.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	if tls {
+		o.StartTLS()
+	} else {
+		o.Start()
+	}
+	t.Cleanup(o.Close)
+	o.does(http.NotFound)
+	return o
+}
+
+func (o *origin) does(h http.HandlerFunc) { o.handler.Store(&h) }
+
+// has makes the origin a good one of that text, as text/plain with an ETag.
+func (o *origin) has(text string) {
+	o.does(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		w.Header().Set("ETag", fmt.Sprintf("\"%x\"", sha256.Sum256([]byte(text))))
+		http.ServeContent(w, r, "", time.Time{}, strings.NewReader(text))
+	})
+}
+
+// A logged is what a gateway has logged.
+type logged struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// A feedFixture is a gateway with a list that is fetched, and its origin.
+type feedFixture struct {
+	fixture
+	origin *origin
+	log    *logged
+	stop   func()
+}
+
+const feedBan = listeners + `
+protected: [precious.example]
+state: state
+bans:
+- id: own
+  title: Own
+  authority: us
+  reference: "https://example.org/own"
+  lists:
+  - {name: own, source: "file:own.txt", format: domains}
+  - {name: feed, source: "ORIGIN/list.txt", format: domains, interval: 30d, timeout: 3s EXTRA}
+  vectors: "file:vectors.txt"
+`
+
+// newFeedFixture writes the files and runs a gateway on them, in whose
+// configuration EXTRA is more of the list's keys.
+func newFeedFixture(t *testing.T, o *origin, extra string) *feedFixture {
+	t.Helper()
+	f := &feedFixture{fixture: fixture{t: t, dir: t.TempDir()}, origin: o}
+	f.file = filepath.Join(f.dir, "weir.yml")
+	f.configure(extra)
+	f.write("own.txt", "banned.example\n")
+	f.write("vectors.txt", "block banned.example\nblock n0001.example\nallow innocent.example\n")
+	if err := f.start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.stop() })
+	return f
+}
+
+func (f *feedFixture) configure(extra string) {
+	f.t.Helper()
+	text := strings.NewReplacer("UPSTREAM", upstream(f.t), "ORIGIN", f.origin.URL, "EXTRA", extra).Replace(feedBan)
+	f.write("weir.yml", text)
+}
+
+func (f *feedFixture) start() error {
+	load := func() (*config.Config, error) { return config.Load(f.file, bans.FS) }
+	cfg, err := load()
+	if err != nil {
+		return err
+	}
+	f.log = new(logged)
+	g, err := New(cfg, Options{Version: "test", Log: slog.New(slog.NewTextHandler(f.log, nil)), Load: load})
+	if err != nil {
+		return err
+	}
+	f.Gateway = g
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	f.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			f.t.Errorf("Run: %v", err)
+		}
+	})
+	return nil
+}
+
+// update looks at the list and returns what came of it.
+func (f *feedFixture) update() FeedResult {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)
+	defer cancel()
+	r, err := f.UpdateFeeds(ctx, "feed")
+	if err != nil || len(r) != 1 {
+		f.t.Fatalf("UpdateFeeds: %v, %v", r, err)
+	}
+	return r[0]
+}
+
+func (f *feedFixture) status() *FeedStatus {
+	f.t.Helper()
+	for _, l := range f.Status().Lists {
+		if l.Name == "feed" && l.Feed != nil {
+			return l.Feed
+		}
+	}
+	f.t.Fatal("no list feed in the status")
+	return nil
+}
+
+// connect returns the status line of a CONNECT to the name.
+func (f *feedFixture) connect(name string) string {
+	f.t.Helper()
+	conn, err := net.Dial("tcp", f.ProxyAddrs()[0].String())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_, _ = fmt.Fprintf(conn, "CONNECT %[1]s:443 HTTP/1.1\r\nHost: %[1]s:443\r\n\r\n", name)
+	line := make([]byte, len("HTTP/1.1 403"))
+	_, _ = io.ReadFull(conn, line)
+	return string(line)
+}
+
+// blocks checks that both planes hold the name back.
+func (f *feedFixture) blocks(name string) {
+	f.t.Helper()
+	if got := f.rcode(name); got != "NXDOMAIN" {
+		f.t.Errorf("DNS, %s: %s, want NXDOMAIN", name, got)
+	}
+	if got := f.connect(name); got != "HTTP/1.1 403" {
+		f.t.Errorf("CONNECT %s: %s, want 403", name, got)
+	}
+}
+
+func (f *feedFixture) allows(name string) {
+	f.t.Helper()
+	if got := f.rcode(name); got != "NOERROR" {
+		f.t.Errorf("%s: %s, want NOERROR", name, got)
+	}
+}
+
+// names returns a list of so many names, and further lines.
+func names(n int, more ...string) string {
+	var b strings.Builder
+	for i := range n {
+		_, _ = fmt.Fprintf(&b, "n%04d.example\n", i)
+	}
+	for _, line := range more {
+		b.WriteString(line + "\n")
+	}
+	return b.String()
+}
+
+const base = 2000
+
+func gzipped(text string) []byte {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	_, _ = io.WriteString(z, text)
+	_ = z.Close()
+	return b.Bytes()
+}
+
+// serves returns a handler with those headers and that body.
+func serves(body []byte, headers ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		for i := 0; i+1 < len(headers); i += 2 {
+			w.Header().Set(headers[i], headers[i+1])
+		}
+		_, _ = w.Write(body)
+	}
+}
+
+// faults are all ways in which an update goes wrong; each would hold back
+// bad.example if it were taken.
+var faults = []struct {
+	name, reason string
+	does         http.HandlerFunc
+}{
+	{"404", "status", http.NotFound},
+	{"500", "status", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }},
+	{"hang", "timeout", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
+	{"slow drip", "timeout", func(w http.ResponseWriter, r *http.Request) {
+		for i := 0; r.Context().Err() == nil; i++ {
+			_, _ = io.WriteString(w, names(base, "bad.example")[i:i+1])
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(20 * time.Millisecond)
+		}
+	}},
+	{"short of its length", "truncated", serves([]byte(names(base, "bad.example")), "Content-Length", "1000000")},
+	{"gzip cut off", "truncated", serves(gzipped(names(base, "bad.example"))[:4000], "Content-Encoding", "gzip")},
+	{"packed file cut off", "truncated", serves(gzipped(names(base, "bad.example"))[:4000], "Content-Type", "application/gzip")},
+	{"image", "type", serves([]byte(names(base, "bad.example")), "Content-Type", "image/png")},
+	{"HTML by its type", "type", serves([]byte("<html>"), "Content-Type", "text/html")},
+	{"HTML", "html", serves([]byte("# a comment\n<!DOCTYPE html><html><body>bad.example</body></html>\n"))},
+	{"binary", "binary", serves(bytes.Repeat([]byte{1, 2, 3, 0}, 5000))},
+	{"archive", "archive", serves([]byte("PK\x03\x04 and so on"))},
+	{"another dialect", "dialect", serves([]byte(strings.ReplaceAll(names(base, "bad.example"), "n", "||n")))},
+	{"nothing", "dialect", serves(nil)},
+	{"gzip bomb", "bomb", serves(gzipped(strings.Repeat("bad.example\n", 1<<20)), "Content-Encoding", "gzip")},
+	{"packed file that is a bomb", "bomb", serves(gzipped(strings.Repeat("bad.example\n", 1<<20)))},
+	{"too large", "size", serves([]byte(strings.Repeat("# a comment on bad.example\n", 1<<17)))},
+	{"10x growth", "growth", serves([]byte(names(10*base, "bad.example")))},
+	{"90 % shrink", "shrink", serves([]byte(names(base/10, "bad.example")))},
+	{"redirect to a private address", "address", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://10.0.0.1/", http.StatusFound)
+	}},
+	{"redirect to another port here", "address", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
+	}},
+	{"redirects without end", "redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }},
+	{"google.com", "protected", serves([]byte(names(base, "bad.example", "google.com")))},
+	{"all of com", "dialect", serves([]byte("com\n"))},
+	{"under a protected name", "protected", serves([]byte(names(base, "bad.example", "intranet.gc.ca")))},
+	{"a name of the configuration", "protected", serves([]byte(names(base, "bad.example", "precious.example")))},
+	{"above a protected name", "protected", serves([]byte(names(base, "bad.example", "*.apple.com")))},
+	{"against the vectors", "vectors", serves([]byte(names(base, "bad.example", "innocent.example")))},
+	{"without what must be blocked", "vectors", serves([]byte(strings.Replace(names(base, "bad.example"), "n0001.", "m0001.", 1)))},
+}
+
+// TestFeedFaults: whatever goes wrong with an update, the version in force stays
+// on both planes, the reason is to be seen everywhere, and the next good version
+// is taken.
+func TestFeedFaults(t *testing.T) {
+	o := newOrigin(t, false)
+	o.has(names(base))
+	f := newFeedFixture(t, o, ", max_size: 3MiB")
+	if r := f.update(); r.Outcome == "failed" {
+		t.Fatalf("%+v", r)
+	}
+	f.blocks("x.n0001.example")
+	for i, tt := range faults {
+		t.Run(tt.name, func(t *testing.T) {
+			f.t = t
+			defer func() { f.t = nil }()
+			generation := f.Status().Generation
+			refused := f.status().Refusals[tt.reason]
+			o.does(tt.does)
+			if r := f.update(); r.Outcome != "failed" || r.Reason != tt.reason {
+				t.Errorf("%+v, want the reason %s", r, tt.reason)
+			}
+			f.blocks("x.n0001.example")
+			f.blocks("banned.example")
+			f.allows("bad.example")
+			f.showsFault(tt.reason, refused)
+			if got := f.Status().Generation; got != generation {
+				t.Errorf("generation %d, want %d", got, generation)
+			}
+			fresh := fmt.Sprintf("fresh%d.example", i)
+			o.has(names(base, fresh))
+			if r := f.update(); r.Outcome != "updated" {
+				t.Errorf("recovery: %+v", r)
+			}
+			f.blocks(fresh)
+			if s := f.status(); s.State != "ok" || s.Refused != nil || s.Error != "" {
+				t.Errorf("recovered, but %+v", s)
+			}
+		})
+	}
+	f.t = t
+}
+
+// showsFault checks that a fault is to be seen in status, metrics and log.
+func (f *feedFixture) showsFault(reason string, before uint64) {
+	f.t.Helper()
+	s := f.status()
+	if s.State != "failing" || s.Reason != reason || s.Error == "" || s.Refusals[reason] <= before {
+		f.t.Errorf("status: %+v", s)
+	}
+	if want := fmt.Sprintf(`weir_feed_refused_total{list="feed",reason=%q} %d`, reason, s.Refusals[reason]); !strings.Contains(f.get("/metrics"), want) {
+		f.t.Errorf("no %s in the metrics", want)
+	}
+	if !strings.Contains(f.log.String(), "list=feed source="+f.origin.URL+"/list.txt reason="+reason+" ") {
+		f.t.Errorf("no line of the reason %s in the log", reason)
+	}
+	kept := slices.Contains([]string{"html", "binary", "archive", "dialect", "growth", "shrink", "protected", "vectors"}, reason)
+	if kept && (s.Refused == nil || s.Refused.Reason != reason) {
+		f.t.Errorf("nothing of the reason %s in quarantine: %+v", reason, s.Refused)
+	}
+	if f.get("/readyz") != "ready\n" {
+		f.t.Errorf("not ready, though what is in force is not stale: %s", f.get("/readyz"))
+	}
+}
+
+func TestFeedUpdates(t *testing.T) {
+	o := newOrigin(t, false)
+	o.has(names(base))
+	f := newFeedFixture(t, o, "")
+	f.update()
+	r := f.update()
+	if r.Outcome != "unchanged" || o.header.Load().Get("If-None-Match") == "" || o.header.Load().Get("User-Agent") != "weir/test" {
+		t.Errorf("%+v, asked with %v", r, *o.header.Load())
+	}
+	var served time.Time
+	o.does(func(w http.ResponseWriter, r *http.Request) {
+		serves(gzipped(names(base, "next.example")), "Content-Encoding", "gzip")(w, r)
+		served = time.Now()
+	})
+	f.allows("next.example")
+	r = f.update()
+	took := time.Since(served)
+	f.blocks("next.example")
+	if r.Outcome != "updated" || r.Rules != base+1 || took > time.Second {
+		t.Errorf("%+v, in force %v after the fetch", r, took)
+	}
+	// The operator's change of the file that came meanwhile is seen as well.
+	f.write("own.txt", "banned.example\nother.example\n")
+	deadline := time.Now().Add(10 * time.Second)
+	for f.rcode("other.example") != "NXDOMAIN" && time.Now().Before(deadline) {
+		time.Sleep(20 * time.Millisecond)
+	}
+	f.blocks("other.example")
+	f.blocks("next.example")
+}
+
+// TestFeedScheduled: nobody has to ask.
+func TestFeedScheduled(t *testing.T) {
+	o := newOrigin(t, false)
+	o.has(names(base))
+	f := newFeedFixture(t, o, "")
+	deadline := time.Now().Add(20 * time.Second)
+	for f.status().Looks == 0 && time.Now().Before(deadline) {
+		time.Sleep(20 * time.Millisecond)
+	}
+	f.blocks("n0001.example")
+	if next := time.Until(f.status().Next); next < 26*24*time.Hour || next > 34*24*time.Hour {
+		t.Errorf("the next look is in %v, want about 30 days", next)
+	}
+}
+
+// TestFeedMissing: without network and copy the others are in force, and what is
+// missing is to be seen; a copy is in force after a restart without network.
+func TestFeedMissing(t *testing.T) {
+	o := newOrigin(t, false)
+	f := newFeedFixture(t, o, "")
+	f.update()
+	f.blocks("banned.example")
+	f.allows("n0001.example")
+	if s := f.status(); s.State != "missing" || s.Reason != "status" || time.Until(s.Next) > 2*time.Minute {
+		t.Errorf("%+v", s)
+	}
+	if got := f.get("/readyz"); !strings.Contains(got, "list feed is missing") {
+		t.Errorf("/readyz: %s", got)
+	}
+	if !strings.Contains(f.get("/metrics"), `weir_feed_state{list="feed",state="missing"} 1`) {
+		t.Error("it is not missing in the metrics")
+	}
+	o.has(names(base))
+	f.update()
+	f.blocks("n0001.example")
+	if got := f.get("/readyz"); got != "ready\n" {
+		t.Errorf("/readyz: %s", got)
+	}
+	f.stop()
+	o.does(http.NotFound)
+	if err := f.start(); err != nil {
+		t.Fatal(err)
+	}
+	f.blocks("n0001.example")
+	if s := f.status(); s.State != "ok" || time.Until(s.Next) < time.Hour {
+		t.Errorf("after a restart: %+v", s)
+	}
+	// Its age makes it an alarm.
+	if err := f.feeds.alarm(time.Now().Add(91 * 24 * time.Hour)); err == nil || !strings.Contains(err.Error(), "list feed is stale") {
+		t.Errorf("after three months: %v", err)
+	}
+}
+
+// TestFeedRequired: a list that must be there is fetched before the start, or
+// there is none.
+func TestFeedRequired(t *testing.T) {
+	o := newOrigin(t, false)
+	o.has(names(base))
+	f := newFeedFixture(t, o, ", required: true")
+	f.blocks("n0001.example")
+	o.does(http.NotFound)
+	bare := &feedFixture{fixture: fixture{t: t, dir: t.TempDir()}, origin: o}
+	bare.file = filepath.Join(bare.dir, "weir.yml")
+	bare.configure(", required: true")
+	bare.write("own.txt", "banned.example\n")
+	bare.write("vectors.txt", "block banned.example\nallow n0002.example\n")
+	if err := bare.start(); err == nil || !strings.Contains(err.Error(), "it is required, was never fetched, and cannot be now: the server answers 404") || !strings.Contains(err.Error(), "weir.yml:") {
+		t.Errorf("start without it: %v", err)
+	}
+	// What the start refused is not what the next one starts with.
+	o.has(names(base))
+	for range 2 {
+		if err := bare.start(); err == nil || !strings.Contains(err.Error(), "vectors") {
+			t.Errorf("start with one that fails the vectors: %v", err)
+		}
+	}
+	bare.configure(", required: true, hold: true")
+	if err := bare.start(); err == nil || !strings.Contains(err.Error(), "waits for approval") {
+		t.Errorf("start with one that nobody approved: %v", err)
+	}
+	bare.configure(", required: true")
+	bare.write("vectors.txt", "block banned.example\n")
+	if err := bare.start(); err != nil {
+		t.Fatal(err)
+	}
+	bare.blocks("n0001.example")
+	bare.stop()
+}
+
+// TestFeedMoved: the list of another URL begins with the version of the old one.
+func TestFeedMoved(t *testing.T) {
+	o := newOrigin(t, false)
+	o.has(names(base))
+	f := newFeedFixture(t, o, "")
+	f.update()
+	f.origin = newOrigin(t, true) // whose certificate nobody has signed
+	f.origin.has(names(base, "bad.example"))
+	f.configure("")
+	if err := f.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.blocks("n0001.example")
+	if r := f.update(); r.Outcome != "failed" || r.Reason != "tls" {
+		t.Errorf("%+v, want the reason tls", r)
+	}
+	f.showsFault("tls", 0)
+	f.blocks("n0001.example")
+	f.allows("bad.example")
+}
+
+func TestFeedSigned(t *testing.T) {
+	public, private, err := minisign.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, stranger, err := minisign.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign := func(key minisign.PrivateKey, text string) []byte {
+		r := minisign.NewReader(strings.NewReader(text))
+		_, _ = io.Copy(io.Discard, r)
+		return r.Sign(key)
+	}
+	text := names(base)
+	o := newOrigin(t, false)
+	with := func(signature []byte) {
+		o.does(func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case !strings.HasSuffix(r.URL.Path, ".minisig"):
+				serves([]byte(text))(w, r)
+			case signature == nil:
+				http.NotFound(w, r)
+			default:
+				serves(signature)(w, r)
+			}
+		})
+	}
+	with(nil)
+	f := newFeedFixture(t, o, ", minisign: "+public.String())
+	for _, tt := range []struct {
+		name, want string
+		signature  []byte
+	}{
+		{"none", "there is no signature", nil},
+		{"no signature at all", "is none of minisign", []byte("hello\n")},
+		{"a stranger's", "not by the list's key", sign(stranger, text)},
+		{"of another version", "not by the list's key", sign(private, text+"x")},
+		{"of the old form", "old form", minisign.Sign(private, []byte(text))},
+	} {
+		with(tt.signature)
+		if r := f.update(); r.Reason != "signature" || !strings.Contains(r.Error, tt.want) {
+			t.Errorf("%s: %+v, want %q", tt.name, r, tt.want)
+		}
+		f.allows("n0001.example")
+	}
+	with(sign(private, text))
+	if r := f.update(); r.Outcome != "updated" {
+		t.Errorf("%+v", r)
+	}
+	f.blocks("n0001.example")
+}
+
+func TestFeedPinned(t *testing.T) {
+	const sum = "a7c6fd0a5a8fba6ac3e2cd2c5d5a9e76b4b0fcc4cfbeb0c2c3c7ad9a77ba5bd1" // of nothing here
+	o := newOrigin(t, false)
+	o.has(names(base))
+	f := newFeedFixture(t, o, ", sha256: "+sum)
+	if r := f.update(); r.Reason != "digest" || !strings.Contains(r.Error, "only "+sum) {
+		t.Errorf("%+v, want the reason digest", r)
+	}
+	f.allows("n0001.example")
+	f.configure(", sha256: " + f.status().Refused.SHA256)
+	if err := f.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if r := f.update(); r.Outcome == "failed" {
+		t.Errorf("%+v", r)
+	}
+	f.blocks("n0001.example")
+}
+
+func TestFeedHeld(t *testing.T) {
+	o := newOrigin(t, false)
+	o.has(names(base))
+	f := newFeedFixture(t, o, ", hold: true")
+	if r := f.update(); r.Outcome != "held" || r.Rules != base {
+		t.Fatalf("%+v, want it held", r)
+	}
+	f.allows("n0001.example")
+	ctx := t.Context()
+	if err := f.ApproveFeed(ctx, "feed", strings.Repeat("0", 64), "someone"); !errors.Is(err, ErrMoved) {
+		t.Errorf("approval of another version: %v", err)
+	}
+	if err := f.ApproveFeed(ctx, "own", "", "someone"); !errors.Is(err, ErrNoFeed) {
+		t.Errorf("approval of a file: %v", err)
+	}
+	if err := f.ApproveFeed(ctx, "feed", f.status().Held.SHA256, "someone"); err != nil {
+		t.Fatal(err)
+	}
+	f.blocks("n0001.example")
+	if !strings.Contains(f.log.String(), "who=someone") {
+		t.Error("who approved it is not in the log")
+	}
+	if err := f.ApproveFeed(ctx, "feed", "", "someone"); !errors.Is(err, ErrNotHeld) {
+		t.Errorf("approval of nothing: %v", err)
+	}
+	o.has(names(base, "next.example"))
+	f.update()
+	held := f.status()
+	if held.State != "held" || held.Held == nil {
+		t.Fatalf("%+v", held)
+	}
+	// It waits over a restart.
+	f.stop()
+	if err := f.start(); err != nil {
+		t.Fatal(err)
+	}
+	f.allows("next.example")
+	if err := f.DiscardFeed(ctx, "feed", held.Held.SHA256, "someone"); err != nil {
+		t.Fatal(err)
+	}
+	// It is not held out again.
+	if r := f.update(); r.Outcome != "unchanged" {
+		t.Errorf("%+v", r)
+	}
+	if s := f.status(); s.Held != nil || s.Refused == nil || s.Refused.Reason != "discarded" {
+		t.Errorf("%+v", s)
+	}
+	o.has(names(base, "after.that.example"))
+	if r := f.update(); r.Outcome != "held" {
+		t.Errorf("%+v, want it held", r)
+	}
+	f.allows("next.example")
+	f.blocks("n0001.example")
+}
+
+// TestFeedAPI: what takes too long goes on without the caller, and only the
+// version that somebody has seen is approved.
+func TestFeedAPI(t *testing.T) {
+	o := newOrigin(t, false)
+	o.has(names(base))
+	f := newFeedFixture(t, o, ", hold: true")
+	f.update()
+	var approve func(context.Context, *admin.Call) (any, error)
+	for _, r := range f.feedRoutes() {
+		if strings.HasSuffix(r.Path, "/approve") {
+			approve = r.Handle
+			if r.Role != admin.Operator|admin.Approver || !r.Match {
+				t.Errorf("%+v", r)
+			}
+		}
+	}
+	if approve == nil {
+		t.Fatal("nothing approves")
+	}
+	waits := make(chan struct{})
+	o.does(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-waits:
+			serves([]byte(names(base, "next.example")))(w, r)
+		case <-r.Context().Done():
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if r, err := f.UpdateFeeds(ctx, ""); err != nil || len(r) != 1 || r[0].Outcome != "running" {
+		t.Errorf("%v, %v", r, err)
+	}
+	close(waits)
+	deadline := time.Now().Add(20 * time.Second)
+	for f.status().Held.Rules != base+1 && time.Now().Before(deadline) {
+		time.Sleep(20 * time.Millisecond)
+	}
+	if got := f.status().Held.Rules; got != base+1 {
+		t.Errorf("%d rules wait, want %d", got, base+1)
+	}
+}
+
+// TestFeedRollback: after a rollback no update is taken until somebody asks.
+func TestFeedRollback(t *testing.T) {
+	o := newOrigin(t, false)
+	o.has(names(base))
+	f := newFeedFixture(t, o, "")
+	f.update()
+	o.has(names(base, "next.example"))
+	f.update()
+	f.blocks("next.example")
+	if err := f.Rollback(t.Context(), 0, "someone", "it is too much"); err != nil {
+		t.Fatal(err)
+	}
+	f.allows("next.example")
+	f.blocks("n0001.example")
+	o.has(names(base, "after.example"))
+	if r := f.update(); r.Outcome != "held" {
+		t.Errorf("%+v, want it held", r)
+	}
+	f.allows("after.example")
+	if err := f.Update(t.Context(), "someone", "it was not"); err != nil {
+		t.Fatal(err)
+	}
+	f.blocks("next.example") // which is the last good version
+	if r := f.update(); r.Outcome != "updated" {
+		t.Errorf("%+v, want it updated", r)
+	}
+	f.blocks("after.example")
+	f.allows("next.example")
+	if s := f.status(); s.Held != nil || s.State != "ok" {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestFeedWithoutState: copies live as long as the gateway, and nowhere where
+// somebody else would look.
+func TestFeedWithoutState(t *testing.T) {
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", tmp)
+	folders := func() []string {
+		found, _ := filepath.Glob(filepath.Join(tmp, "weir-feeds-*"))
+		return found
+	}
+	o := newOrigin(t, false)
+	o.has(names(base))
+	f := &feedFixture{fixture: fixture{t: t, dir: t.TempDir()}, origin: o}
+	f.file = filepath.Join(f.dir, "weir.yml")
+	f.configure("")
+	f.write("weir.yml", strings.Replace(f.read("weir.yml"), "state: state\n", "", 1))
+	f.write("own.txt", "banned.example\n")
+	f.write("vectors.txt", "block banned.example\n")
+	if err := f.start(); err != nil {
+		t.Fatal(err)
+	}
+	f.update()
+	f.blocks("n0001.example")
+	if got := folders(); len(got) != 1 {
+		t.Errorf("folders: %v", got)
+	}
+	f.stop()
+	if got := folders(); len(got) != 0 {
+		t.Errorf("left behind: %v", got)
+	}
+	t.Setenv("TMPDIR", filepath.Join(tmp, "none"))
+	if err := f.start(); err != nil {
+		t.Fatalf("no place for files at all: %v", err)
+	}
+	if r := f.update(); r.Outcome != "failed" || !strings.Contains(r.Error, "no folder for fetched lists") {
+		t.Errorf("%+v", r)
+	}
+	f.blocks("banned.example")
+	f.stop()
+}
