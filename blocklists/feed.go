@@ -22,8 +22,9 @@ type Feed struct {
 	Minisign string // public key whose signature each version has; empty for none
 	Growth   Drift
 	Shrink   Drift
-	Hold     bool // each new version waits for somebody to approve it
-	Required bool // the gateway does not start without the list
+	Hold     bool   // each new version waits for somebody to approve it
+	Required bool   // the gateway does not start without the list
+	Key      string // name of the key that signs the transfer of a zone; empty for none
 }
 
 // A Drift bounds by how many rules one version may differ from the next: by as
@@ -38,7 +39,13 @@ func (c Drift) Allows(rules, by int) bool {
 	return by <= c.Rules || int64(by)*100 <= int64(c.Percent)*int64(rules)
 }
 
-// IsURL reports whether a source is one that is fetched over HTTP or HTTPS.
+// IsURL reports whether a source is one that is fetched over HTTP or HTTPS, or
+// by zone transfer.
 func IsURL(source string) bool {
-	return strings.HasPrefix(source, "https://") || strings.HasPrefix(source, "http://")
+	return strings.HasPrefix(source, "https://") || strings.HasPrefix(source, "http://") || IsZone(source)
+}
+
+// IsZone reports whether a source is a response policy zone at its primary.
+func IsZone(source string) bool {
+	return strings.HasPrefix(source, "rpz://") || strings.HasPrefix(source, "rpzs://")
 }

@@ -226,6 +226,7 @@ func (v value) list() (blocklists.List, bool) {
 	})
 	ok := v.object(keys, "name", "source", "format")
 	l.Feed = v.feed(l.Source, feed)
+	v.checkZoneList(&l)
 	if at, named := v.child("name"); named && l.Name != "" {
 		v.d.lists = append(v.d.lists, listAt{l.Name, at})
 	}

@@ -45,6 +45,7 @@ func feedFields(f *blocklists.Feed) fields {
 		"shrink":         func(v value) { v.drift(&f.Shrink, 100) },
 		"hold":           set(&f.Hold, value.boolean),
 		"required":       set(&f.Required, value.boolean),
+		"key":            set(&f.Key, value.keyName),
 	}
 }
 
@@ -74,6 +75,9 @@ func (v value) listSource() (string, bool) {
 	s, ok := v.text()
 	if !ok {
 		return "", false
+	}
+	if blocklists.IsZone(s) && v.d.bundle == "" {
+		return v.zoneURL(s)
 	}
 	if scheme, _, found := strings.Cut(s, ":"); !found || scheme != "https" && scheme != "http" {
 		return v.source()

@@ -291,6 +291,14 @@ func TestFull(t *testing.T) {
 						Growth: blocklists.Drift{Percent: 100, Rules: 1000}, Shrink: blocklists.Drift{Percent: 30, Rules: 100},
 					},
 				},
+				{
+					Name: "example-zone", Source: "rpz://192.0.2.9/policy.example.net", Format: "rpz", Tier: blocklists.TierExclusive,
+					Feed: &blocklists.Feed{
+						Interval: time.Hour, Timeout: 2 * time.Minute, StaleAfter: 24 * time.Hour, MaxSize: 64 << 20,
+						Growth: blocklists.Drift{Percent: 100, Rules: 1000}, Shrink: blocklists.Drift{Percent: 30, Rules: 100},
+						Key: "xfr.example.org",
+					},
+				},
 			},
 			Vectors: lists + "chat-example-vectors.txt",
 		}},

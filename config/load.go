@@ -95,6 +95,7 @@ type run struct {
 	bundles fs.FS
 	errs    collector
 	lists   []listAt                  // lists of all bans
+	keys    []listAt                  // keys that lists name
 	sources map[string]place          // of the files that the bans name
 	builtIn map[string]blocklists.Ban // those decoded already, by id
 }
@@ -152,6 +153,7 @@ func (d *decoder) check(c *Config) {
 	d.checkVPN(c)
 	d.checkAdmin(c)
 	d.checkRPZ(c)
+	d.checkZoneKeys(c)
 	d.checkBans(c)
 	d.checkRules("allow", c.Allow)
 	d.checkRules("protected", c.Protected)

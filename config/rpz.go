@@ -141,10 +141,26 @@ func (d *decoder) checkRPZ(c *Config) {
 	if len(z.Listen) == 0 {
 		return
 	}
-	if v, ok := d.at("rpz", "zone"); z.Zone == "" && (!ok || v.n.Value == "") {
+	v, ok := d.at("rpz", "zone")
+	switch missing := z.Zone == "" && (!ok || v.n.Value == ""); {
+	case missing && followsZone(c) && len(z.AllowTransfer)+len(z.Notify) == 0 && !z.UnsignedLoopback:
+		return // it only hears of the zones that lists follow
+	case missing:
 		at.fail("zone is missing: the zone needs a name that its followers know it by, such as policy.example")
 	}
 	if !z.UnsignedLoopback && (len(z.Keys) == 0 || len(z.AllowTransfer) == 0) {
 		at.fail("nobody may take the zone: give keys and allow_transfer, or unsigned_loopback: true for servers on this machine")
 	}
+}
+
+// followsZone reports whether a list is a zone at its primary.
+func followsZone(c *Config) bool {
+	for _, b := range c.Bans {
+		for _, l := range b.Lists {
+			if blocklists.IsZone(l.Source) {
+				return true
+			}
+		}
+	}
+	return false
 }

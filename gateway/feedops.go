@@ -194,7 +194,7 @@ func (f *feeds) settleHeld(ctx context.Context, name, digest string, do func(*fe
 		fd.refused = v.refused
 	}
 	if err == nil {
-		fd.next = earlier(fd.next, time.Now().Add(jitter(fd.list.Feed.Interval)))
+		fd.next = earlier(fd.next, time.Now().Add(jitter(fd.interval())))
 	}
 	return err
 }

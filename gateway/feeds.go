@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -60,6 +61,11 @@ type feed struct {
 	lastError           string
 	lastFailed          time.Time
 	refusals            map[string]uint64 // by reason, of a bounded set
+
+	// Of a list that is a zone.
+	zone   *source.ZoneState // of the version in force; nil for none
+	looked time.Time         // when the latest look began
+	again  bool              // the primary has told of a change since
 }
 
 func newFeeds(g *Gateway) (*feeds, error) {
@@ -173,7 +179,8 @@ func (f *feeds) newFeed(l blocklists.List) *feed {
 		}
 	}
 	if fd.good != nil && fd.good.URL == l.Source {
-		fd.next = fd.good.Checked.Add(jitter(l.Feed.Interval))
+		fd.zone = f.zoneState(&l)
+		fd.next = fd.good.Checked.Add(jitter(fd.interval()))
 	}
 	if l.Feed.Minisign+l.Feed.SHA256 == "" && strings.HasPrefix(l.Source, "http:") {
 		f.log.Warn("a list comes over http and has neither a signature nor a digest: whoever is on the way can change it; use https, minisign or sha256",
@@ -278,6 +285,7 @@ func (u *feedUpdate) install(store source.Store) error {
 // force if it is fit. The caller has the list's turn.
 func (f *feeds) look(ctx context.Context, fd *feed, take func(context.Context, *feedUpdate) error) error {
 	f.mu.Lock()
+	fd.looked, fd.again = time.Now(), false
 	v := visit{feeds: f, fd: fd, list: fd.list, good: fd.good, held: fd.held, fetcher: f.fetcher, shield: f.shield, take: take}
 	if fd.refused != nil && fd.refused.Reason == reasonDiscarded {
 		v.discarded = fd.refused
@@ -301,8 +309,9 @@ type visit struct {
 	shield     *shield
 	take       func(context.Context, *feedUpdate) error
 
-	discarded *source.Copy // that nobody wants to be asked about again
-	refused   *source.Copy // the version that came, and is not taken
+	zone      *source.ZoneState // what the primary said of a zone; nil for nothing
+	discarded *source.Copy      // that nobody wants to be asked about again
+	refused   *source.Copy      // the version that came, and is not taken
 }
 
 func (v *visit) run(ctx context.Context) error {
@@ -312,7 +321,7 @@ func (v *visit) run(ctx context.Context) error {
 	}
 	defer func() { _ = os.Remove(file.Name()) }() // not there any more where it was put to use
 	req := v.request(v.list.Source)
-	resp, err := v.fetcher.Fetch(ctx, req, file)
+	resp, err := v.fetch(ctx, req, file)
 	if err := errors.Join(err, file.Close()); err != nil {
 		return err
 	}
@@ -357,6 +366,14 @@ func (v *visit) run(ctx context.Context) error {
 		v.quarantine(file.Name(), c, err)
 	}
 	return err
+}
+
+// fetch gets a version by the way that the source's URL says.
+func (v *visit) fetch(ctx context.Context, req source.Request, w io.Writer) (source.Response, error) {
+	if blocklists.IsZone(v.list.Source) {
+		return v.fetchZone(ctx, w)
+	}
+	return v.fetcher.Fetch(ctx, req, w)
 }
 
 // request says what to ask of the source: whether there is a newer version than
@@ -448,12 +465,19 @@ func (v *visit) rulesInForce(ctx context.Context) int {
 func (f *feeds) record(fd *feed, v *visit, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	feed := fd.list.Feed
 	fd.good, fd.held = v.good, v.held
+	if v.zone != nil {
+		fd.zone = v.zone
+	}
+	defer func() {
+		if fd.again {
+			fd.next = earlier(fd.next, fd.looked.Add(leastGap))
+		}
+	}()
 	if err == nil {
 		fd.looks++
 		fd.failures, fd.lastReason, fd.lastError = 0, "", ""
-		fd.next = time.Now().Add(jitter(feed.Interval))
+		fd.next = time.Now().Add(jitter(fd.interval()))
 		if fd.refused != nil && v.refused == nil {
 			fd.refused = nil
 			_ = f.store.Remove(fd.name, source.Refused)
@@ -471,7 +495,7 @@ func (f *feeds) record(fd *feed, v *visit, err error) {
 	if v.refused != nil {
 		fd.refused = v.refused
 	}
-	longest := feed.Interval
+	longest := fd.longestRetry()
 	if fd.good == nil {
 		longest = min(longest, missingRetry)
 	}

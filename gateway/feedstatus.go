@@ -50,7 +50,7 @@ const (
 
 // state says how the list is doing. The caller has feeds.mu.
 func (fd *feed) state(now time.Time) string {
-	after := fd.list.Feed.StaleAfter
+	after := fd.staleAfter()
 	switch {
 	case fd.good == nil:
 		return feedMissing

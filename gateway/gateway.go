@@ -61,6 +61,7 @@ type Gateway struct {
 	vpn      *vpn.Keeper       // nil for none
 	zone     *rpz.Server       // nil for none
 	certs    *certKeeper       // nil for none
+	keys     []rpz.Key         // of zone transfers, both ways
 	folder   *stateDir         // nil for none
 	feeds    *feeds
 	changes  chan change
@@ -116,6 +117,10 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 		return nil, err
 	}
 	if err = g.openGenerations(); err != nil {
+		g.close()
+		return nil, err
+	}
+	if g.keys, err = tsigKeys(cfg.RPZ.Keys); err != nil {
 		g.close()
 		return nil, err
 	}

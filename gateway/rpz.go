@@ -19,20 +19,18 @@ func (g *Gateway) bindZone() error {
 	if len(c.Listen) == 0 {
 		return nil
 	}
-	keys, err := tsigKeys(c.Keys)
-	if err != nil {
-		return err
-	}
 	opts := rpz.Options{
-		Listen: c.Listen, Zone: c.Zone, Group: c.Group, Keys: keys, Allow: c.AllowTransfer,
-		UnsignedLoopback: c.UnsignedLoopback, Pace: newPace, Log: g.log,
+		Listen: c.Listen, Zone: c.Zone, Group: c.Group, Keys: g.keys, Allow: c.AllowTransfer,
+		UnsignedLoopback: c.UnsignedLoopback, Notified: g.feeds.notified, Pace: newPace, Log: g.log,
 	}
 	for _, s := range c.Notify {
 		opts.Notify = append(opts.Notify, rpz.Peer{Addr: s.Address, Key: s.Key})
 	}
-	if g.zone, err = rpz.Listen(opts); err != nil {
+	zone, err := rpz.Listen(opts)
+	if err != nil {
 		return listenError("rpz.listen", err)
 	}
+	g.zone = zone
 	g.zone.Publish(g.store.Load())
 	return nil
 }
@@ -97,4 +95,5 @@ func (c collector) zone(e emitter) {
 		series{"axfr", n.Full}, series{"ixfr", n.Changes}, series{"current", n.Same}, series{"failed", n.Failed})
 	e.counters("weir_rpz_notifies_total", "Secondaries told of a version, and those that did not answer.", "fate",
 		series{"answered", n.Notifies}, series{"unheard", n.Unheard})
+	e.counter("weir_rpz_notified_total", "NOTIFYs taken from the primaries of zones that lists follow.", float64(n.Notified))
 }

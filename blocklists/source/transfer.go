@@ -61,7 +61,7 @@ func (f *zoneFetcher) writeLine(line []byte) error {
 	f.line = append(line, '\n')
 	n, err := f.w.Write(f.line)
 	if f.written += int64(n); f.written > f.limits.Bytes && err == nil {
-		return zoneError("the zone has more than %d bytes", f.limits.Bytes)
+		return fmt.Errorf("%w: more than %d bytes", errTooLarge, f.limits.Bytes)
 	}
 	return err
 }

@@ -74,8 +74,9 @@ func stateOf(soa *dns.SOA) ZoneState {
 // A ZoneUpdate is what came of a transfer.
 type ZoneUpdate struct {
 	ZoneState
-	Newest  bool // the copy is the newest version: nothing was written
-	Changes int  // records that came and went; -1 for the whole zone
+	Newest  bool  // the copy is the newest version: nothing was written
+	Bytes   int64 // written
+	Changes int   // records that came and went; -1 for the whole zone
 }
 
 // Errors of zones that are not the network's.
@@ -86,6 +87,7 @@ var (
 	ErrSerial = errors.New("the serial has gone back")
 	// errNotExact is of changes that do not fit the copy: all of the zone does.
 	errNotExact = errors.New("the changes do not fit the copy")
+	errTooLarge = errors.New("the zone is too large")
 )
 
 func zoneError(format string, args ...any) error {
@@ -139,6 +141,7 @@ func (z *Zone) Fetch(ctx context.Context, copied io.ReadSeeker, w io.Writer) (Zo
 		return ZoneUpdate{}, fmt.Errorf("%w: from %d to %d; the copy stays until the primary has a later one", ErrSerial, have.Serial, soa.Serial)
 	case have != nil:
 		u, err := f.changes(ctx, copied)
+		u.Bytes = f.written
 		if err == nil || !errors.Is(err, ErrZone) && !errors.Is(err, errNotExact) {
 			return u, err
 		}
@@ -147,7 +150,9 @@ func (z *Zone) Fetch(ctx context.Context, copied io.ReadSeeker, w io.Writer) (Zo
 			return ZoneUpdate{}, err
 		}
 	}
-	return f.whole(ctx)
+	u, err := f.whole(ctx)
+	u.Bytes = f.written
+	return u, err
 }
 
 // serialNewer reports whether serial a is after b (RFC 1982, section 3.2).

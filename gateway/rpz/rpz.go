@@ -27,7 +27,7 @@ import (
 // Options are what a Server needs.
 type Options struct {
 	Listen []netip.AddrPort
-	Zone   string // canonical name
+	Zone   string // canonical name; empty: none is served, NOTIFYs are taken only
 	Group  string // whose policy it is; empty: of whoever is in no group
 	Keys   []Key
 	// Allow are the networks that may ask, each with one of the keys. Loopback
@@ -148,7 +148,7 @@ func (s *Server) Close() error {
 // the zone follows in the background, and policies that come faster than zones
 // can be made of them are one change. A nil Server publishes nothing.
 func (s *Server) Publish(p *policy.Snapshot) {
-	if s == nil {
+	if s == nil || s.opts.Zone == "" {
 		return
 	}
 	s.mu.Lock()

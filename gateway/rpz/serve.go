@@ -170,7 +170,7 @@ func (q *request) judge() int {
 	}
 	question := q.msg.Question[0]
 	switch {
-	case !q.allowed():
+	case s.opts.Zone == "" || !q.allowed():
 		return dns.RcodeRefused
 	case q.msg.Opcode != dns.OpcodeQuery:
 		return dns.RcodeNotImplemented
