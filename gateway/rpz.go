@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/weir-gateway/weir/config"
+	"github.com/weir-gateway/weir/gateway/durable"
 	"github.com/weir-gateway/weir/gateway/rpz"
 )
 
@@ -23,6 +26,13 @@ func (g *Gateway) bindZone() error {
 		Listen: c.Listen, Zone: c.Zone, Group: c.Group, Keys: g.keys, Allow: c.AllowTransfer,
 		UnsignedLoopback: c.UnsignedLoopback, Notified: g.feeds.notified, Pace: newPace, Log: g.log,
 	}
+	if g.folder != nil {
+		file := filepath.Join(g.folder.path, serialFile)
+		opts.Serial = readSerial(file)
+		opts.Keep = func(serial uint32) error {
+			return durable.WriteBytes(file, []byte(strconv.FormatUint(uint64(serial), 10)+"\n"))
+		}
+	}
 	for _, s := range c.Notify {
 		opts.Notify = append(opts.Notify, rpz.Peer{Addr: s.Address, Key: s.Key})
 	}
@@ -33,6 +43,24 @@ func (g *Gateway) bindZone() error {
 	g.zone = zone
 	g.zone.Publish(g.store.Load())
 	return nil
+}
+
+// serialFile is where the last serial of the zone is, in the state folder: so the
+// next one is later even if the clock was set back, and who follows the zone
+// does not wait for it to come round.
+const serialFile = "rpz-serial"
+
+// readSerial returns the serial in a file, 0 for none.
+func readSerial(file string) uint32 {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	serial, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
+	if err != nil {
+		return 0
+	}
+	return uint32(serial)
 }
 
 const (

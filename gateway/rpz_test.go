@@ -285,6 +285,23 @@ func TestEnginesFollow(t *testing.T) {
 	}
 }
 
+func TestZoneSerialIsKept(t *testing.T) {
+	f := newFixture(t, map[string]string{
+		"weir.yml": zoneConfig + "state: state\n", "xfr.key": zoneSecret, "a.txt": "a.example\n", "b.txt": "b.example\n",
+		"c.txt": "c.example\n", "d.txt": "d.example\n", "e.txt": "e.example\n", "f.txt": "f.example\n",
+	})
+	until(t, "the first version", func() bool { return f.zone.Counts().Serial != 0 })
+	if got := readSerial(filepath.Join(f.dir, "state", serialFile)); got != f.zone.Counts().Serial {
+		t.Errorf("serial %d is kept of %d", got, f.zone.Counts().Serial)
+	}
+	f.write("none", "x")
+	for _, file := range []string{"none", "not there"} {
+		if got := readSerial(filepath.Join(f.dir, file)); got != 0 {
+			t.Errorf("%s: serial %d", file, got)
+		}
+	}
+}
+
 // TestZoneSecrets: a secret that cannot be used is an error that does not show it.
 func TestZoneSecrets(t *testing.T) {
 	dir := t.TempDir()

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,10 @@ type Options struct {
 	// Notified, if it is set, is told that the primary of another zone, which it
 	// knows by that address, has a new version. It reports whether it cares.
 	Notified func(zone string, from netip.Addr, key string) bool
+	// Serial is that of the last version of an earlier run, 0 for none; Keep, if it
+	// is set, keeps one before it is served.
+	Serial uint32
+	Keep   func(serial uint32) error
 	// Pace, if it is set, gives for each walk through the policy what is called at
 	// each name: whoever shares a processor with others can let them have it.
 	Pace func() func()
@@ -235,7 +240,7 @@ func (s *Server) publish(p *policy.Snapshot, now time.Time) {
 	old := s.current.Load()
 	var last *version
 	var log journal
-	serial := serialAfter(0, true, now)
+	serial := serialAfter(s.opts.Serial, s.opts.Serial == 0, now)
 	if old != nil {
 		last, log = old.version, old.journal
 		serial = serialAfter(last.serial, false, now)
@@ -250,18 +255,29 @@ func (s *Server) publish(p *policy.Snapshot, now time.Time) {
 	case last == nil || next.serial != last.serial:
 		log = nil // what was before leads nowhere
 	}
-	s.current.Store(&edition{next, log})
 	if last != nil && next.serial == last.serial {
+		s.current.Store(&edition{next, log})
 		return
 	}
-	s.stats.versions.Add(1)
 	s.stats.took.Store(int64(time.Since(began)))
-	changed := -1
-	if d != nil {
-		changed = d.size()
+	s.release(&edition{next, log}, d)
+}
+
+// release serves a new version, and tells the peers.
+func (s *Server) release(e *edition, d *delta) {
+	if s.opts.Keep != nil {
+		if err := s.opts.Keep(e.serial); err != nil {
+			s.log.Error("serial of the response policy zone not kept; it goes on from the clock after a restart", "serial", e.serial, "error", err)
+		}
 	}
-	s.log.Info("response policy zone", "zone", s.opts.Zone, "serial", next.serial, "generation", p.Generation(),
-		"records", next.records, "changed", changed, "left_out", next.unfit, "took", time.Since(began))
+	s.stats.versions.Add(1)
+	s.current.Store(e)
+	changes := "all"
+	if d != nil {
+		changes = strconv.Itoa(d.size())
+	}
+	s.log.Info("response policy zone", "zone", s.opts.Zone, "serial", e.serial, "generation", e.policy.Generation(),
+		"records", e.records, "changes", changes, "left_out", e.unfit, "took", time.Duration(s.stats.took.Load()))
 	for _, n := range s.peers {
 		n.tell()
 	}

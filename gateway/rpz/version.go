@@ -116,8 +116,8 @@ func newer(a, b uint32) bool { return a != b && a-b < 1<<31 }
 
 // serialAfter returns the serial of a version that is made now, after the one
 // with serial last, if there was one. It is the time in seconds: so it goes on
-// over restarts without being kept, whoever changes the policy, and where time
-// alone changes what is in force.
+// over restarts, whoever changes the policy, and where time alone changes what
+// is in force.
 func serialAfter(last uint32, first bool, now time.Time) uint32 {
 	s := uint32(now.Unix())
 	if first || newer(s, last) {
