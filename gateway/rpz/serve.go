@@ -14,7 +14,10 @@ import (
 	"github.com/miekg/dns"
 )
 
-const headerLen = 12
+const (
+	headerLen  = 12
+	maxRecords = 4 // of a request, besides the question
+)
 
 // serveUDP answers what comes over UDP, one after the other: all of it is small,
 // and nothing waits.
@@ -139,7 +142,11 @@ func (s *Server) read(wire []byte, from netip.Addr, tcp bool) *request {
 	q := &request{server: s, from: from.Unmap().WithZone(""), tcp: tcp, msg: new(dns.Msg)}
 	// Records that a request has none of are not even unpacked: a transfer's
 	// question has one record of authority and a signature, a NOTIFY an answer.
-	if records := binary.BigEndian.Uint16(wire[6:]) + binary.BigEndian.Uint16(wire[8:]) + binary.BigEndian.Uint16(wire[10:]); records > 4 {
+	records := 0
+	for at := 6; at < headerLen; at += 2 {
+		records += int(binary.BigEndian.Uint16(wire[at:]))
+	}
+	if records > maxRecords {
 		return nil
 	}
 	if err := q.msg.Unpack(wire); err != nil || len(q.msg.Question) != 1 {
