@@ -78,7 +78,7 @@ func (n *notifier) once(ctx context.Context, wait time.Duration) error {
 	if k, ok := s.keys[dns.CanonicalName(n.peer.Key)]; ok && n.peer.Key != "" {
 		sign = &signer{key: &k}
 	}
-	out, err := sign.pack(m, nil)
+	out, err := sign.pack(m)
 	if err != nil {
 		return err
 	}

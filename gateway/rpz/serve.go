@@ -35,7 +35,7 @@ func (s *Server) serveUDP(c *net.UDPConn) {
 		if q == nil {
 			continue
 		}
-		if out, err := q.sign.pack(q.answer(), nil); err == nil {
+		if out, err := q.sign.pack(q.answer()); err == nil {
 			_, _ = c.WriteToUDPAddrPort(out, from) // lost, as anything may be over UDP
 		}
 	}
@@ -110,7 +110,7 @@ func readMessage(r io.Reader) ([]byte, error) {
 }
 
 func writeMessage(c net.Conn, sign *signer, m *dns.Msg) error {
-	out, err := sign.pack(m, nil)
+	out, err := sign.pack(m)
 	if err != nil {
 		return err
 	}

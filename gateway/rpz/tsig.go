@@ -52,9 +52,9 @@ type signer struct {
 }
 
 // pack returns the message as bytes, signed.
-func (s *signer) pack(m *dns.Msg, buf []byte) ([]byte, error) {
+func (s *signer) pack(m *dns.Msg) ([]byte, error) {
 	if s == nil {
-		return m.PackBuffer(buf)
+		return m.Pack()
 	}
 	var t *dns.TSIG
 	switch {
