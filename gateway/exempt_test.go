@@ -457,3 +457,37 @@ func TestExemptionsBounded(t *testing.T) {
 		t.Errorf("%v %v", gone, err)
 	}
 }
+
+// After a rollback, exemptions still begin and end; rules wait for the update,
+// as everything does that would change the lists.
+func TestExemptionsWhileHeld(t *testing.T) {
+	w := newExemptWorld(t)
+	e := w.request("op", time.Now().Add(time.Hour), "")
+	put := func() (int, string) {
+		return w.as("op", "PUT", "/v1/rules/block/own/new.example", "", `{"reason":"r"}`, nil)
+	}
+	if status, text := put(); status != 200 {
+		t.Fatalf("rule: %d %s", status, text)
+	}
+	if err := w.Rollback(t.Context(), 1, "test", "too much"); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.rcode("new.example"); got != "NOERROR" {
+		t.Errorf("a rule that was rolled back: %s", got)
+	}
+	if status, text := w.approve("boss", &e, `{}`); status != 200 {
+		t.Fatalf("approve: %d %s", status, text)
+	}
+	if got := w.ask("127.0.0.2"); got != "NOERROR" {
+		t.Errorf("an exemption while held: %s", got)
+	}
+	if status, text := w.as("op", "PUT", "/v1/rules/allow/a.example", "", `{"reason":"r"}`, nil); status != 409 || !strings.Contains(text, "held at generation 1") {
+		t.Errorf("a rule while held: %d %s", status, text)
+	}
+	if err := w.Update(t.Context(), "test", "again"); err != nil {
+		t.Fatal(err)
+	}
+	if a, b := w.rcode("new.example"), w.ask("127.0.0.2"); a != "NXDOMAIN" || b != "NOERROR" {
+		t.Errorf("after the update: rule %s, exemption %s", a, b)
+	}
+}
