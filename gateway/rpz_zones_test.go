@@ -31,7 +31,7 @@ func TestRPZTwoZones(t *testing.T) {
 			if e.name == "weir" {
 				want = tc.weir
 			}
-			if got := e.ask(oracleQuestion{client: "127.0.0.1", name: tc.name, qtype: dns.TypeA}); got != want {
+			if got := e.ask(oracleQuestion{client: "127.0.0.1", name: tc.name, qtype: dns.TypeA}, oraclePatience); got != want {
 				t.Errorf("%s: %s says %q, want %q", tc.name, e.name, got, want)
 			}
 		}
