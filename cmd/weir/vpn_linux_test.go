@@ -123,6 +123,7 @@ dns: {listen: ["0.0.0.0:5353", "[::]:5353"], upstreams: ["udp://127.0.0.1:9"]}
 transparent: {listen: ["0.0.0.0:3129", "[::]:3129"]}
 vpn: {interface: wg0, management: []}
 bans: [{id: own, title: own, authority: us, reference: none, lists: [{name: own, source: "file:prefixes.txt", format: prefixes}]}]
+state: state
 `)
 	var log bytes.Buffer
 	serve := exec.Command(binary, "serve", "--config", file)
