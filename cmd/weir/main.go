@@ -99,8 +99,8 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 
 func usageError(c *cli.Context, err error, _ bool) error {
 	name := "weir"
-	if c.Command != nil && c.Command.Name != "" && c.Command.Name != "weir" {
-		name = "weir " + c.Command.Name
+	if c.Command != nil && c.Command.HelpName != "" {
+		name = c.Command.HelpName // with the command that it belongs to
 	}
 	err = fmt.Errorf("%w; see %s --help", err, name)
 	if c.Command != nil && c.Command.Name == "prove" {
@@ -198,7 +198,7 @@ func printJSON(w io.Writer, v any) error {
 // noArgs refuses arguments of commands that take none.
 func noArgs(c *cli.Context) error {
 	if c.Args().Present() {
-		return fmt.Errorf("%s takes no argument, got %q; see weir %s --help", c.Command.Name, c.Args().First(), c.Command.Name)
+		return fmt.Errorf("%s takes no argument, got %q; see %s --help", c.Command.Name, c.Args().First(), c.Command.HelpName)
 	}
 	return nil
 }
