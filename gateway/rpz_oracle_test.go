@@ -199,11 +199,10 @@ func (d oracleDice) question() oracleQuestion {
 }
 
 // oraclePatience is how long an answer may take; after the last there is none.
-// Where only some say nothing, they are asked again with the longer one: what is
-// dropped is dropped by all, and an engine on a busy machine may be late.
+// Where one alone says nothing, it is asked again with the longer one.
 var (
 	oraclePatience = []time.Duration{400 * time.Millisecond, 1200 * time.Millisecond}
-	longPatience   = []time.Duration{2 * time.Second, 4 * time.Second}
+	longPatience   = []time.Duration{2 * time.Second}
 )
 
 const silence = "no answer"
@@ -240,14 +239,14 @@ func inWords(m *dns.Msg) string {
 }
 
 // askAll asks the engine all questions.
-func (e rpzEngine) askAll(questions []oracleQuestion) []string {
+func (e rpzEngine) askAll(questions []oracleQuestion, patience []time.Duration) []string {
 	out := make([]string, len(questions))
 	next := make(chan int)
 	var wg sync.WaitGroup
 	for range 128 { // most wait for an answer that does not come
 		wg.Go(func() {
 			for i := range next {
-				out[i] = e.ask(questions[i], oraclePatience)
+				out[i] = e.ask(questions[i], patience)
 			}
 		})
 	}
@@ -279,35 +278,38 @@ func TestRPZOracle(t *testing.T) {
 	answers := make([][]string, len(engines))
 	var wg sync.WaitGroup
 	for i, e := range engines {
-		wg.Go(func() { answers[i] = e.askAll(questions) })
+		wg.Go(func() { answers[i] = e.askAll(questions, oraclePatience) })
 	}
 	wg.Wait()
+	askLate(engines, questions, answers)
 	tally := newRPZTally(w, zone)
 	for i, q := range questions {
 		said := map[string]string{}
 		for k, e := range engines {
 			said[e.name] = answers[k][i]
 		}
-		askLate(engines, q, said)
 		tally.add(q, said)
 	}
 	tally.report(t)
 }
 
-// askLate asks those again that said nothing where others did.
-func askLate(engines []rpzEngine, q oracleQuestion, said map[string]string) {
-	silent := 0
-	for _, words := range said {
-		if words == silence {
-			silent++
+// askLate asks once more where a single engine said nothing, and all others did
+// not: on a busy machine it may only have been late.
+func askLate(engines []rpzEngine, questions []oracleQuestion, answers [][]string) {
+	for k, e := range engines {
+		var late []int
+		var again []oracleQuestion
+		for i, q := range questions {
+			alone := answers[k][i] == silence
+			for other := range engines {
+				alone = alone && (other == k || answers[other][i] != silence)
+			}
+			if alone {
+				late, again = append(late, i), append(again, q)
+			}
 		}
-	}
-	if silent == 0 || silent > len(engines)/2 {
-		return
-	}
-	for _, e := range engines {
-		if said[e.name] == silence {
-			said[e.name] = e.ask(q, longPatience)
+		for n, words := range e.askAll(again, longPatience) {
+			answers[k][late[n]] = words
 		}
 	}
 }
