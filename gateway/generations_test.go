@@ -219,7 +219,8 @@ func TestStartWithBrokenList(t *testing.T) {
 		t.Errorf("with a list missing: %+v", st)
 	}
 	f.write("short.txt", "two.example\n")
-	for end := time.Now().Add(10 * time.Second); f.Status().Generation == 1 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	mended := func() bool { st := f.Status(); return st.Generation != 1 && st.LastError == "" }
+	for end := time.Now().Add(10 * time.Second); !mended() && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 	}
 	if st := f.Status(); st.Generation != 2 || st.LastError != "" || f.rcode("two.example") != "NXDOMAIN" {
 		t.Errorf("after it was mended: %+v", st)
