@@ -36,6 +36,7 @@ type Conn struct {
 	version uint32 // of the first packet; 0 before it
 	dcid    []byte // of the first packet: the keys come from it
 	keys    map[uint32]*initialKeys
+	said    []byte // the ClientHello, once it is whole
 }
 
 // Hello returns what is known by now.
@@ -90,7 +91,7 @@ func (f *Flight) begin(b []byte) bool {
 		return false
 	}
 	keys.largest = 0 // it is opened again
-	f.conn = Conn{p.version, bytes.Clone(p.dcid), map[uint32]*initialKeys{p.version: keys}}
+	f.conn = Conn{version: p.version, dcid: bytes.Clone(p.dcid), keys: map[uint32]*initialKeys{p.version: keys}}
 	f.scid = bytes.Clone(p.scid)
 	return true
 }
@@ -111,7 +112,7 @@ func (f *Flight) packets(b []byte) bool {
 			if !ok {
 				return false
 			}
-			if reserved || !f.frames(frames) {
+			if reserved || !eachFrame(frames, f.crypto) {
 				f.hello = Hello{Kind: Malformed}
 				return true
 			}
@@ -137,9 +138,9 @@ const (
 	frameClose   = 0x1c
 )
 
-// frames reads the frames of an Initial packet and reports whether they are
-// what it may have.
-func (f *Flight) frames(b []byte) bool {
+// eachFrame reads the frames of an Initial packet, gives what is in CRYPTO frames
+// to crypto, and reports whether they are what it may have.
+func eachFrame(b []byte, crypto func(offset uint64, data []byte) bool) bool {
 	c := cursor{b: b}
 	for len(c.b) > 0 && !c.bad {
 		switch kind := c.varint(); kind {
@@ -148,7 +149,7 @@ func (f *Flight) frames(b []byte) bool {
 			c.skipACK(kind == frameACKECN)
 		case frameCrypto:
 			offset := c.varint()
-			if data := c.take(c.length()); !c.bad && !f.crypto(offset, data) {
+			if data := c.take(c.length()); !c.bad && !crypto(offset, data) {
 				return false
 			}
 		case frameClose:
@@ -217,6 +218,7 @@ func (f *Flight) look() {
 		f.hello = ParseHandshake(f.msg[:messageSize(f.msg)])
 	}
 	if f.hello.Kind != Incomplete {
+		f.conn.said = f.msg[:f.whole]
 		f.msg, f.have = nil, nil
 	}
 }
@@ -277,7 +279,9 @@ func Begins(b []byte) (initial, foreign bool) {
 
 // Owns reports whether all Initial packets of the datagram are of this
 // connection: whatever connection IDs the two sides have agreed on since, and
-// whichever of the two versions (RFC 9368, section 2.1), its keys open them.
+// whichever of the two versions (RFC 9368, section 2.1), its keys open them. One
+// that says something else than the ClientHello that was read is not: the server
+// may never have had that, and would read this.
 func (c *Conn) Owns(b []byte) bool {
 	for isLong(b) {
 		p, rest, ok := parseLong(b)
@@ -296,9 +300,20 @@ func (c *Conn) Owns(b []byte) bool {
 			}
 			c.keys[p.version] = keys
 		}
-		if _, _, ok := keys.open(&p); !ok {
+		if frames, _, ok := keys.open(&p); !ok || !eachFrame(frames, c.repeats) {
 			return false
 		}
 	}
 	return true
+}
+
+// repeats reports whether a part of the CRYPTO stream is what was read, or comes
+// after it.
+func (c *Conn) repeats(offset uint64, data []byte) bool {
+	if offset >= uint64(len(c.said)) {
+		return true
+	}
+	said := c.said[offset:]
+	n := min(len(said), len(data))
+	return bytes.Equal(said[:n], data[:n])
 }
