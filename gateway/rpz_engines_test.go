@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -151,36 +150,14 @@ func startEngine(t *testing.T, name, dir string, world netip.AddrPort, zones int
 
 func runEngine(t *testing.T, addr netip.AddrPort, program string, args []string) (log string, ok bool) {
 	t.Helper()
-	out, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = out.Close() }()
-	cmd := exec.Command(program, args...)
-	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = cmd.Wait() // ends by our signal
-	}()
+	s := corpus.Serve(t, program, args...)
 	t.Cleanup(func() {
 		select {
-		case <-ended:
+		case <-s.Ended:
 			if ok {
-				t.Errorf("%s ended by itself: %s", program, cmd.ProcessState)
+				t.Errorf("%s ended by itself", program)
 			}
-			return
 		default:
-		}
-		_ = cmd.Process.Signal(os.Interrupt)
-		select {
-		case <-ended:
-		case <-time.After(5 * time.Second):
-			_ = cmd.Process.Kill()
-			<-ended
 		}
 	})
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
@@ -188,13 +165,12 @@ func runEngine(t *testing.T, addr netip.AddrPort, program string, args []string)
 			return "", true
 		}
 		select {
-		case <-ended:
+		case <-s.Ended:
 			deadline = time.Time{}
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	text, _ := os.ReadFile(out.Name())
-	return string(text), false
+	return s.Log(), false
 }
 
 // engineUp reports whether the engine answers from the world, over both.

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -101,27 +100,11 @@ func (e *engine) start(t *testing.T, primary, upstream string) {
 			t.Fatal(err)
 		}
 	}
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	var args []string
 	for _, a := range e.args {
 		args = append(args, r.Replace(a))
 	}
-	cmd := exec.Command(program, args...)
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		_ = log.Close()
-		if text, err := os.ReadFile(log.Name()); err == nil && t.Failed() {
-			t.Logf("%s:\n%s", e.name, text[max(0, len(text)-8000):])
-		}
-	})
+	corpus.Serve(t, program, args...)
 }
 
 // reply is what a server says of a name: its rcode and addresses, or that it

@@ -52,7 +52,7 @@ func tsigError(format string, args ...any) error {
 
 // verify checks a message, of which wire is the bytes and m what they say.
 func (v *verifier) verify(key *ZoneKey, m *dns.Msg, wire []byte) error {
-	t, ok := onlyTSIG(m)
+	t, ok := TSIGOf(m)
 	switch {
 	case !ok:
 		return tsigError("there are two, or it is not the last record")
@@ -124,9 +124,10 @@ func (c chain) Verify(msg []byte, t *dns.TSIG) error {
 	return nil
 }
 
-// onlyTSIG returns the signature of a message, nil for none. It is the last of
-// all records (RFC 8945, section 5.1).
-func onlyTSIG(m *dns.Msg) (*dns.TSIG, bool) {
+// TSIGOf returns the TSIG record of a message, nil for none. There may be one
+// only, as the last record of all (RFC 8945, section 5.1): the library would
+// verify what stands before the first and show what stands before the last.
+func TSIGOf(m *dns.Msg) (*dns.TSIG, bool) {
 	var found *dns.TSIG
 	for _, rrs := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
 		for _, rr := range rrs {

@@ -15,7 +15,6 @@ import (
 	"math/big"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -111,23 +110,7 @@ key "xfr.example" { algorithm hmac-sha512; secret %q; };
 zone "feed.example" { type primary; file "zone"; ixfr-from-differences yes; max-journal-size 10M;
 	allow-transfer { key "xfr.example"; 127.0.0.1; }; };
 `, dir, plain, secure, base64.StdEncoding.EncodeToString(secret)))
-	cmd := exec.Command(named, "-g", "-n", "1", "-c", filepath.Join(dir, "named.conf"))
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		_ = log.Close()
-		if text, err := os.ReadFile(log.Name()); err == nil && t.Failed() {
-			t.Logf("%s", text[max(0, len(text)-4000):])
-		}
-	})
+	server := corpus.Serve(t, named, "-g", "-n", "1", "-c", filepath.Join(dir, "named.conf"))
 	key := &source.ZoneKey{Name: "xfr.example", Algorithm: "hmac-sha512", Secret: secret}
 	zones := map[string]*source.Zone{
 		"plain":  {URL: fmt.Sprintf("rpz://127.0.0.1:%d/feed.example", plain)},
@@ -143,7 +126,7 @@ zone "feed.example" { type primary; file "zone"; ixfr-from-differences yes; max-
 			if err := os.Chtimes(filepath.Join(dir, "zone"), later, later); err != nil {
 				t.Fatal(err)
 			}
-			if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			if err := server.Process.Signal(syscall.SIGHUP); err != nil {
 				t.Fatal(err)
 			}
 		}

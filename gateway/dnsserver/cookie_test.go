@@ -301,11 +301,7 @@ zone "named.example" { type primary; file "zone"; };
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command(corpus.Tool(t, "named"), "-g", "-c", filepath.Join(dir, "named.conf"))
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	corpus.Serve(t, corpus.Tool(t, "named"), "-g", "-c", filepath.Join(dir, "named.conf"))
 	named := fmt.Sprint("127.0.0.1:", port)
 	var theirs *dns.Msg
 	eventually(t, "named answers", func() bool {

@@ -3,8 +3,6 @@ package resolver
 import (
 	"fmt"
 	"net/netip"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -34,46 +32,18 @@ func start(t *testing.T, name string, configure func(addr netip.AddrPort) (args 
 
 func run(t *testing.T, addr netip.AddrPort, name string, args []string) (log string, ok bool) {
 	t.Helper()
-	out, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = out.Close() }()
-	defer func() {
-		b, _ := os.ReadFile(out.Name())
-		log = string(b)
-	}()
-	cmd := exec.Command(name, args...)
-	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = cmd.Wait() // ends by our signal
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		select {
-		case <-done:
-		case <-time.After(5 * time.Second):
-			_ = cmd.Process.Kill()
-			<-done
-		}
-	})
+	s := corpus.Serve(t, name, args...)
 	for range 60 {
 		if up(addr, "udp") && up(addr, "tcp") {
 			return "", true
 		}
 		select {
-		case err := <-done:
-			done <- err // for the cleanup
-			return "", false
+		case <-s.Ended:
+			return s.Log(), false
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	return "", false
+	return s.Log(), false
 }
 
 // up reports whether a server answers there.

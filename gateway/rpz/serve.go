@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-gateway/weir/blocklists/source"
 )
 
 const (
@@ -152,7 +154,7 @@ func (s *Server) read(wire []byte, from netip.Addr, tcp bool) *request {
 	if err := q.msg.Unpack(wire); err != nil || len(q.msg.Question) != 1 {
 		return nil
 	}
-	if _, ok := tsigOf(q.msg); !ok {
+	if _, ok := source.TSIGOf(q.msg); !ok {
 		q.rcode = dns.RcodeFormatError
 		return q
 	}

@@ -79,24 +79,6 @@ func (s *signer) pack(m *dns.Msg) ([]byte, error) {
 	return out, err
 }
 
-// tsigOf returns the TSIG record of a message, nil for none. There may be one
-// only, as the last record of all (RFC 8945, section 5.1): the library would
-// verify what stands before the first and show what stands before the last.
-func tsigOf(m *dns.Msg) (*dns.TSIG, bool) {
-	var found *dns.TSIG
-	for _, rrs := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
-		for _, rr := range rrs {
-			if t, ok := rr.(*dns.TSIG); ok {
-				if found != nil {
-					return nil, false
-				}
-				found = t
-			}
-		}
-	}
-	return found, found == nil || m.IsTsig() == found
-}
-
 // verify looks at the signature of a request and returns what signs the answer.
 // Where that has a fault, the answer must be an error. An unsigned request has
 // no signer.
