@@ -1,0 +1,245 @@
+package gateway
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/weir-gateway/weir/bench/corpus"
+)
+
+// faultsConfig has names under alone.test at one upstream, those under
+// ordered.test and hedged.test at one that will fail and one that will not, and
+// those under calm.test at the latter alone.
+const faultsConfig = `
+dns:
+  listen: ["127.0.0.1:0"]
+  upstreams: ["udp://GOOD"]
+  rebinding: {block: false}
+  cache: {entries: 10000, stale: {max: 1h, wait: 250ms}}
+  routes:
+    - {names: [alone.test], upstreams: ["udp://ALONE"]}
+    - {names: [ordered.test], upstreams: ["udp://FIRST", "udp://GOOD"], strategy: ordered}
+    - {names: [hedged.test], upstreams: ["udp://SECOND", "udp://GOOD"], strategy: fastest}
+    - {names: [calm.test], upstreams: ["udp://GOOD"]}
+proxy: {listen: []}
+admin: {listen: ""}
+bans: [wechat]
+`
+
+// A faultRig is a gateway whose upstreams can be told to misbehave.
+type faultRig struct {
+	*fixture
+	alone, first, second, good *corpus.Culprit
+}
+
+func newFaultRig(t *testing.T) *faultRig {
+	t.Helper()
+	r := &faultRig{alone: corpus.NewCulprit(t, 1), first: corpus.NewCulprit(t, 1), second: corpus.NewCulprit(t, 1), good: corpus.NewCulprit(t, 1)}
+	r.fixture = newFixture(t, map[string]string{"weir.yml": strings.NewReplacer("ALONE", r.alone.Addr.String(),
+		"FIRST", r.first.Addr.String(), "SECOND", r.second.Addr.String(), "GOOD", r.good.Addr.String()).Replace(faultsConfig)})
+	return r
+}
+
+// A tally is what a client counts of its questions.
+type tally struct {
+	asked, answered, stale, blocked, wrong int
+	took                                   []time.Duration // sorted
+}
+
+// at returns what so many of a thousand questions took at the most.
+func (c *tally) at(permille int) time.Duration {
+	return c.took[(len(c.took)-1)*permille/1000].Round(100 * time.Microsecond)
+}
+
+// take counts what came of a question; m is nil for no answer in time.
+func (c *tally) take(name string, m *dns.Msg, took time.Duration) {
+	c.asked++
+	c.took = append(c.took, took)
+	switch {
+	case m == nil || m.Rcode == dns.RcodeServerFailure:
+		return
+	case m.Rcode == dns.RcodeNameError && strings.HasSuffix(name, "wechat.com"):
+		c.blocked++
+	case m.Rcode != dns.RcodeSuccess || len(m.Answer) != 1:
+		c.wrong++
+		return
+	default:
+		if a, ok := m.Answer[0].(*dns.A); !ok || a.Hdr.Name != dns.Fqdn(name) || a.A.String() != corpus.RightAddr(name).String() {
+			c.wrong++
+			return
+		}
+	}
+	c.answered++
+	if e := edeCode(m); e == dns.ExtendedErrorCodeStaleAnswer {
+		c.stale++
+	}
+}
+
+// edeCode returns the extended error of a reply, 0 for none.
+func edeCode(m *dns.Msg) uint16 {
+	if opt := m.IsEdns0(); opt != nil {
+		for _, o := range opt.Option {
+			if e, ok := o.(*dns.EDNS0_EDE); ok {
+				return e.InfoCode
+			}
+		}
+	}
+	return 0
+}
+
+// count asks each of the names once over UDP, so many at a time, and waits for
+// each answer no longer than stub resolvers do.
+func (r *faultRig) count(names []string, lanes int) *tally {
+	r.t.Helper()
+	var mu sync.Mutex
+	var all tally
+	var wg sync.WaitGroup
+	for lane := range lanes {
+		wg.Go(func() {
+			c, err := net.Dial("udp", r.DNSAddrs()[0].String())
+			if err != nil {
+				r.t.Error(err)
+				return
+			}
+			defer func() { _ = c.Close() }()
+			for i := lane; i < len(names); i += lanes {
+				start := time.Now()
+				m := askOnce(r.t, c, names[i])
+				took := time.Since(start)
+				mu.Lock()
+				all.take(names[i], m, took)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	slices.Sort(all.took)
+	return &all
+}
+
+// askOnce sends one datagram. What comes and is no answer to it is an error.
+func askOnce(t *testing.T, c net.Conn, name string) *dns.Msg {
+	conn := &dns.Conn{Conn: c, UDPSize: 1232}
+	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+	q := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA)
+	q.SetEdns0(1232, false)
+	if err := conn.WriteMsg(q); err != nil {
+		t.Error(err)
+		return nil
+	}
+	for {
+		m, err := conn.ReadMsg()
+		if err != nil {
+			return nil
+		}
+		if m.Id == q.Id && len(m.Question) == 1 && m.Question[0] == q.Question[0] {
+			return m
+		}
+	}
+}
+
+func namesUnder(zone string, n int) (names []string) {
+	for i := range n {
+		names = append(names, fmt.Sprintf("n%d.%s", i, zone))
+	}
+	return names
+}
+
+// TestUpstreamFaults: what clients of the whole gateway see when upstreams fail
+// or are forged. Names that were known are still answered, blocked ones stay
+// blocked, no answer is wrong, and where there is another upstream it answers
+// within 300 ms, beside what the machine takes for questions that no fault
+// concerns. An upstream that lies within its own answer to its own question, over
+// a path that nobody else is on, is believed.
+func TestUpstreamFaults(t *testing.T) {
+	for _, f := range corpus.Misdeeds() {
+		t.Run(f.Name, func(t *testing.T) {
+			r := newFaultRig(t)
+			r.knownNames(f)
+			r.failover(f)
+		})
+	}
+}
+
+// knownNames has every name known, and its TTL over, when its only upstream
+// starts to misbehave.
+func (r *faultRig) knownNames(f corpus.Misdeed) {
+	const n = 1000
+	names := namesUnder("alone.test", n)
+	if c := r.count(names, 100); c.answered != n {
+		r.t.Fatalf("%d of %d names are answered before anything fails", c.answered, n)
+	}
+	time.Sleep(1100 * time.Millisecond) // the TTL
+	r.alone.Do(f)
+	c := r.count(append(names, namesUnder("wechat.com", 50)...), 100)
+	r.t.Logf("%-24s known names: %d asked, %d answered (%d stale, %d blocked), %d wrong; p50 %v, slowest %v",
+		f.Name, c.asked, c.answered, c.stale, c.blocked, c.wrong, c.at(500), c.at(1000))
+	if c.answered*1000 < c.asked*999 || c.blocked != 50 {
+		r.t.Errorf("%d of %d names are answered, %d of 50 blocked", c.answered, c.asked, c.blocked)
+	}
+	if c.wrong != 0 {
+		r.t.Errorf("%d answers are wrong", c.wrong)
+	}
+}
+
+// failover has the first of two upstreams misbehave under questions that nothing
+// is known about.
+func (r *faultRig) failover(f corpus.Misdeed) {
+	const n = 200
+	r.count([]string{"first.ordered.test", "first.hedged.test", "first.calm.test"}, 1)
+	r.first.Do(f)
+	r.second.Do(f)
+	counts := make([]*tally, 3)
+	var wg sync.WaitGroup
+	for i, zone := range []string{"ordered.test", "hedged.test", "calm.test"} {
+		wg.Go(func() { counts[i] = r.count(namesUnder(zone, n), 8) })
+	}
+	wg.Wait()
+	ordered, hedged, calm := counts[0], counts[1], counts[2]
+	r.t.Logf("%-24s failover: ordered p50 %v, p99 %v, slowest %v; hedged p50 %v, p99 %v, slowest %v; no fault: slowest %v", f.Name,
+		ordered.at(500), ordered.at(990), ordered.at(1000), hedged.at(500), hedged.at(990), hedged.at(1000), calm.at(1000))
+	for _, c := range counts {
+		if c.answered != n || c.wrong != 0 {
+			r.t.Errorf("%d of %d names are answered, %d wrong", c.answered, n, c.wrong)
+		}
+		if most := 300*time.Millisecond + calm.at(1000); c.at(1000) > most {
+			r.t.Errorf("a question took %v, want %v at the most", c.at(1000), most)
+		}
+	}
+}
+
+// TestHedgedTail shows what the second query saves where an upstream takes long
+// for one question in 20: asked alone (again, when it is late), with another one
+// that is asked when it is late (ordered), and with one that is asked as soon as it
+// takes longer than it mostly does (hedged).
+func TestHedgedTail(t *testing.T) {
+	const n = 1000
+	r := newFaultRig(t)
+	for _, c := range []*corpus.Culprit{r.alone, r.first, r.second, r.good} {
+		c.Do(corpus.Tail(20, 400*time.Millisecond))
+	}
+	p99 := make(map[string]time.Duration)
+	for _, zone := range []string{"alone.test", "ordered.test", "hedged.test"} {
+		r.count(namesUnder("warm."+zone, 100), 4)
+		before := r.second.Queries.Load() + r.good.Queries.Load()
+		c := r.count(namesUnder(zone, n), 8)
+		if c.answered != n || c.wrong != 0 {
+			t.Errorf("%s: %d of %d answered, %d wrong", zone, c.answered, n, c.wrong)
+		}
+		p99[zone] = c.at(990)
+		t.Logf("%-13s p50 %v, p99 %v, slowest %v", zone, c.at(500), c.at(990), c.at(1000))
+		if more := r.second.Queries.Load() + r.good.Queries.Load() - before; zone == "hedged.test" && more > n*13/10 {
+			t.Errorf("hedging costs %d queries for %d questions", more, n)
+		}
+	}
+	if hedged := p99["hedged.test"]; hedged > p99["ordered.test"]/2 || hedged > p99["alone.test"]/2 {
+		t.Errorf("p99 is %v", p99)
+	}
+}
