@@ -35,6 +35,7 @@ func (v value) cache(c *Cache) {
 	v.object(fields{
 		"entries": set(&c.Entries, number(0, maxEntries)),
 		"bytes":   set(&c.Bytes, value.cacheBytes),
+		"persist": set(&c.Persist, value.boolean),
 		"stale": func(v value) {
 			v.object(fields{
 				"max":  set(&c.Stale.Max, interval(0, maxStale)),
@@ -51,6 +52,9 @@ func (v value) cache(c *Cache) {
 			}
 		},
 	})
+	if c.Persist && c.Entries == 0 {
+		v.fail("persist is true and entries is 0: there is no cache that could survive a restart")
+	}
 }
 
 // cacheBytes is 0, or a number with room for an answer of every size.

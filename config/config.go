@@ -110,6 +110,7 @@ type Cache struct {
 	Bytes   int // that they take, about; 0: 1 KiB for each
 	Stale   Stale
 	TTL     TTL
+	Persist bool // it survives a restart, in the state folder
 }
 
 // Proxy configures the explicit HTTP proxy.

@@ -181,7 +181,7 @@ func TestFull(t *testing.T) {
 			},
 			Bootstrap: addrs("192.0.2.54:53", "[2001:db8::54]:53"),
 			Blocked:   blocklists.Answer{Mode: blocklists.NXDOMAIN},
-			Cache:     Cache{Entries: 200_000, Bytes: 128 << 20, Stale: Stale{12 * time.Hour, 1500 * time.Millisecond}, TTL: TTL{5 * time.Second, 12 * time.Hour}},
+			Cache:     Cache{Entries: 200_000, Bytes: 128 << 20, Stale: Stale{12 * time.Hour, 1500 * time.Millisecond}, TTL: TTL{5 * time.Second, 12 * time.Hour}, Persist: true},
 			Hosts:     filepath.Join(dir, "lists", "hosts"),
 			Records: []string{
 				"printer.example.org.\t300\tIN\tA\t10.20.0.5",

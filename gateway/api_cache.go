@@ -36,7 +36,7 @@ func (g *Gateway) cacheRoutes() []admin.Route {
 }
 
 // FlushCache takes answers out of the cache, stale ones too, so that the next
-// question about them is asked upstream.
+// question about them is asked upstream. No restart brings them back.
 func (g *Gateway) FlushCache(f CacheFlush) (CacheFlushed, error) {
 	given := 0
 	for _, is := range []bool{f.Name != "", f.Under != "", f.All} {
@@ -49,6 +49,7 @@ func (g *Gateway) FlushCache(f CacheFlush) (CacheFlushed, error) {
 	case given != 1:
 		return CacheFlushed{}, fmt.Errorf("give one of name, under and all")
 	case f.All:
+		defer g.answers.forget()
 		return CacheFlushed{r.Flush()}, nil
 	}
 	name, under := f.Name, false
@@ -56,5 +57,8 @@ func (g *Gateway) FlushCache(f CacheFlush) (CacheFlushed, error) {
 		name, under = f.Under, true
 	}
 	n, err := r.Forget(name, under)
+	if err == nil {
+		g.answers.forget()
+	}
 	return CacheFlushed{n}, err
 }

@@ -64,6 +64,7 @@ type Gateway struct {
 	keys     []rpz.Key         // of zone transfers, both ways
 	folder   *stateDir         // nil for none
 	feeds    *feeds
+	answers  *answerFile // the answer cache over restarts
 	changes  chan change
 	record   recorder
 	uses     uses
@@ -176,6 +177,8 @@ func (g *Gateway) bind() error {
 	if err := g.resolver.replace(g.cfg, g.log); err != nil {
 		return err
 	}
+	g.answers = newAnswerFile(g.folder, &g.resolver, g.log)
+	g.answers.configure(g.cfg)
 	var sink audit.Sink = audit.Discard{}
 	if g.cfg.Audit.File != "" {
 		l, err := audit.Open(g.cfg.Audit.File, auditOptions(&g.cfg.Audit), g.log)
@@ -305,6 +308,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	start(g.own)
 	start(g.clock)
 	start(g.feeds.run)
+	start(g.answers.run)
 	if g.dns != nil {
 		start(g.dns.Serve)
 	}
@@ -336,6 +340,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.stopping.Store(true)
 	g.log.Info("stopping", "drain", drain)
 	wg.Wait()
+	g.answers.save()
 	adminStop()
 	adminDone.Wait()
 	close(errs)

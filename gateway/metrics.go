@@ -138,6 +138,7 @@ func (c collector) planes(e emitter) {
 		}
 	}
 	resolverMetrics(e, c.g.resolver.p.Load().Stats())
+	answerFileMetrics(e, c.g.answers)
 	history := c.g.resolver.history.Stats()
 	e.gauge("weir_resolver_history_names", "Names whose addresses are remembered.", float64(history.Names))
 	e.gauge("weir_resolver_history_addresses", "Addresses that are remembered, and names that lead to others.", float64(history.Given))

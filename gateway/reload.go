@@ -142,6 +142,7 @@ func (g *Gateway) adopt(cfg *config.Config, file revisions, update *feedUpdate, 
 	}
 	g.watched.watch(file, set.read)
 	g.feeds.configure(cfg)
+	g.answers.configure(cfg)
 	if g.dns != nil {
 		g.dns.SetIdentities(identities(&cfg.DNS))
 	}
@@ -200,7 +201,14 @@ func sameTLS(a, b *config.AdminTLS) bool {
 }
 
 func sameUpstreams(a, b *config.DNS) bool {
-	return reflect.DeepEqual(a.Upstreams, b.Upstreams) && a.Strategy == b.Strategy && reflect.DeepEqual(a.Routes, b.Routes) && slices.Equal(a.Bootstrap, b.Bootstrap) && a.Cache == b.Cache
+	return reflect.DeepEqual(a.Upstreams, b.Upstreams) && a.Strategy == b.Strategy && reflect.DeepEqual(a.Routes, b.Routes) && slices.Equal(a.Bootstrap, b.Bootstrap) && sameCache(a.Cache, b.Cache)
+}
+
+// sameCache reports whether the caches differ at most in what becomes of them at
+// the end.
+func sameCache(a, b config.Cache) bool {
+	a.Persist = b.Persist
+	return a == b
 }
 
 // revisions are the revisions of sources by their spelling.

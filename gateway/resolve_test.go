@@ -29,11 +29,12 @@ func TestRoutesOfConfiguration(t *testing.T) {
 		"strategy": func(c *config.DNS) { c.Strategy = config.StrategyFastest },
 		"routes":   func(c *config.DNS) { c.Routes = nil },
 		"stale":    func(c *config.DNS) { c.Cache.Stale.Max++ },
+		"persist":  func(c *config.DNS) { c.Cache.Persist = true },
 		"TTLs":     func(c *config.DNS) { c.Cache.TTL.Min++ },
 	} {
 		next := cfg.DNS
 		change(&next)
-		if got := sameUpstreams(&cfg.DNS, &next); got != (what == "nothing") {
+		if got := sameUpstreams(&cfg.DNS, &next); got != (what == "nothing" || what == "persist") {
 			t.Errorf("%s changed: the same %v", what, got)
 		}
 	}

@@ -32,7 +32,8 @@ type cacheShard struct {
 	lru   *simplelru.LRU[cacheKey, *Answer]
 	bytes int
 	room  int
-	_     [96]byte
+	size  int
+	_     [88]byte
 }
 
 // A cacheKey is a key with its name as a Question has it, so that the name of a
@@ -66,6 +67,7 @@ func newCache(entries, bytes int, keep time.Duration) *cache {
 			s.room = bytes / n
 		}
 		// The size is above zero, which is the only error.
+		s.size = size
 		s.lru, _ = simplelru.NewLRU(size, func(_ cacheKey, a *Answer) { s.bytes -= a.size })
 	}
 	return c

@@ -14,6 +14,7 @@ package resolver
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -106,6 +107,8 @@ type Resolver struct {
 	cancel context.CancelFunc
 	tasks  tasks // exchanges, connections and probes
 
+	settings [sha256.Size]byte // of what is in a saved cache
+
 	id    uint64        // no other Resolver of the process has it
 	epoch atomic.Uint64 // since the last flush; no other Resolver has it. Written under mu
 
@@ -165,6 +168,7 @@ func newResolver(opts Options, now clock, port uint16) (*Resolver, error) {
 		calls:   make(map[callKey]*call),
 	}
 	r.local.Store(opts.Local)
+	r.settings = settings(&opts)
 	r.id = epochs.Add(1)
 	r.epoch.Store(r.id)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
@@ -347,14 +351,21 @@ func (r *Resolver) SetLocal(l *Local) {
 
 // take makes a response the answer that clients get.
 func (r *Resolver) take(k key, m *dns.Msg) *Answer {
+	a := r.shaped(k, m)
+	if a.Filtered() {
+		r.count.filtered.Add(1)
+	}
+	r.history.add(a, r.now())
+	return a
+}
+
+func (r *Resolver) shaped(k key, m *dns.Msg) *Answer {
 	filtered := r.shape.apply(k, m)
 	a := newAnswerWithin(r.ttl, k, m, r.now)
 	if filtered {
 		a.notes |= noteFiltered
-		r.count.filtered.Add(1)
 	}
 	a.life = hotLife(a.end())
-	r.history.add(a, r.now())
 	return a
 }
 
