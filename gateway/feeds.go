@@ -105,7 +105,11 @@ func (f *feeds) close() {
 // nowhere else is the network waited for.
 func (f *feeds) first(begin func() (*policySet, error)) (*policySet, error) {
 	cfg := f.g.cfg
-	f.configure(cfg)
+	sh, err := newShield(cfg.Protected)
+	if err != nil {
+		return nil, err
+	}
+	f.configure(cfg, sh)
 	var fetched []string
 	for _, fd := range f.snapshot() {
 		if !fd.list.Feed.Required || fd.good != nil {
@@ -133,12 +137,9 @@ func (f *feeds) first(begin func() (*policySet, error)) (*policySet, error) {
 // place puts a version in its place, where there is no policy yet.
 func (f *feeds) place(_ context.Context, u *feedUpdate) error { return u.install(f.store) }
 
-// configure takes the lists of a configuration. What is known of a list stays.
-func (f *feeds) configure(cfg *config.Config) {
-	sh, err := newShield(cfg.Protected)
-	if err != nil {
-		f.log.Error("protected names not read, updates of lists are not checked against them", "error", err)
-	}
+// configure takes the lists of a configuration, with the shield of its protected
+// names. What is known of a list stays.
+func (f *feeds) configure(cfg *config.Config, sh *shield) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.shield = sh

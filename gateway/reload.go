@@ -116,6 +116,10 @@ func (g *Gateway) adopt(cfg *config.Config, file revisions, update *feedUpdate, 
 	if err != nil {
 		return err
 	}
+	sh, err := newShield(cfg.Protected)
+	if err != nil {
+		return err
+	}
 	from := copies{store: g.feeds.store, update: update}
 	set, err := compileWith(cfg, g.local.Load(), g.next(), g.compiled, from)
 	if err != nil {
@@ -141,7 +145,7 @@ func (g *Gateway) adopt(cfg *config.Config, file revisions, update *feedUpdate, 
 		g.admin.SetAccess(adminAccess(&cfg.Admin))
 	}
 	g.watched.watch(file, set.read)
-	g.feeds.configure(cfg)
+	g.feeds.configure(cfg, sh)
 	g.answers.configure(cfg)
 	if g.dns != nil {
 		g.dns.SetIdentities(identities(&cfg.DNS))

@@ -29,6 +29,7 @@ type shield struct {
 }
 
 // newShield makes the shield of the built-in protected names and of those of the
+// configuration. Without one no list could be checked, so an error is one of the
 // configuration. Beside the set there is a map of all names at which a rule would
 // reach one of them from above, with the name that it would reach.
 func newShield(own []blocklists.Rule) (*shield, error) {
@@ -51,7 +52,7 @@ func newShield(own []blocklists.Rule) (*shield, error) {
 	}
 	for _, rule := range own {
 		if err := add(rule); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("protected: %w", err)
 		}
 	}
 	for _, name := range wellKnown {
