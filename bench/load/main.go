@@ -2,7 +2,7 @@
 // checks every answer, and says what the server spent on each.
 //
 //	go run ./bench/load udp -server 127.0.0.1:5353 -names allow.txt:90:allow -names block.txt:10:block -pid PID
-//	go run ./bench/load tcp | connect | get | bulk | idle | upstream | origin
+//	go run ./bench/load tcp | dot | doh | connect | get | bulk | idle | upstream | origin
 //
 // The load is a closed loop (a fixed number of flows, each with a fixed number
 // of questions in flight) or, with -rate, an open one in which latency counts

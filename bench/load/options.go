@@ -104,7 +104,9 @@ func parseDNSOptions(mode string, args []string) (options, error) {
 	} else {
 		fs.IntVar(&o.flows, "flows", 16, "connections")
 		fs.IntVar(&o.window, "window", 12, "questions in flight on each, pipelined")
-		fs.IntVar(&o.perConn, "per-conn", 0, "questions on a connection before it is closed; 0: no limit")
+		if mode == "tcp" {
+			fs.IntVar(&o.perConn, "per-conn", 0, "questions on a connection before it is closed; 0: no limit")
+		}
 	}
 	if err := parse(fs, args); err != nil {
 		return o, err

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -26,8 +29,45 @@ func upstreamCommand(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	l, err := net.Listen("tcp", bound)
+	if err != nil {
+		return errors.Join(err, unix.Close(fd))
+	}
+	defer func() { _ = l.Close() }()
+	go serveStreams(l)
 	_, _ = fmt.Fprintf(out, "listening on %s\n", bound)
 	return serveUpstream(ctx, fd)
+}
+
+// serveStreams answers over TCP, too, for servers that ask as they are asked. It
+// is not built for speed: what a cache keeps is asked for once.
+func serveStreams(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go serveStream(c)
+	}
+}
+
+func serveStream(c net.Conn) {
+	defer func() { _ = c.Close() }()
+	r, b := bufio.NewReader(c), make([]byte, 2+1<<16)
+	for {
+		if _, err := io.ReadFull(r, b[:2]); err != nil {
+			return
+		}
+		n := int(binary.BigEndian.Uint16(b))
+		if _, err := io.ReadFull(r, b[2:2+n]); err != nil {
+			return
+		}
+		reply := appendReply(b[2:], n)
+		binary.BigEndian.PutUint16(b, uint16(len(reply)))
+		if _, err := c.Write(b[:2+len(reply)]); err != nil || len(reply) == 0 {
+			return
+		}
+	}
 }
 
 func listenUDP(address string) (fd int, bound string, err error) {

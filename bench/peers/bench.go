@@ -37,6 +37,14 @@ var measurements = []measurement{
 	{name: reloadName, plane: resolver, unit: "query", warm: true, args: func(b *contest) []string {
 		return []string{"udp", "-derived", "-rate", "20000", "-timeout", "3s", "-names", b.allowed + ":90:allow", "-names", b.list + ":10:block"}
 	}},
+	{name: "dot-blocked", plane: overTLS, unit: "query", args: func(b *contest) []string { return []string{"dot", "-names", b.list + ":1:block"} }},
+	{name: "dot-cached", plane: overTLS, unit: "query", warm: true, args: func(b *contest) []string {
+		return []string{"dot", "-derived", "-names", b.allowed + ":1:allow"}
+	}},
+	{name: "doh-blocked", plane: overHTTPS, unit: "query", args: func(b *contest) []string { return []string{"doh", "-names", b.list + ":1:block"} }},
+	{name: "doh-cached", plane: overHTTPS, unit: "query", warm: true, args: func(b *contest) []string {
+		return []string{"doh", "-derived", "-names", b.allowed + ":1:allow"}
+	}},
 	{name: "connect", plane: proxy, unit: "tunnel", args: func(b *contest) []string { return []string{"connect", "-origin", b.origin} }},
 	{name: "blocked-connect", plane: proxy, unit: "refusal", args: func(b *contest) []string { return []string{"blocked", "-timeout", "10s", "-names", b.list} }},
 	{name: "get", plane: proxy, unit: "request", args: func(b *contest) []string { return []string{"get", "-origin", b.origin} }},
@@ -83,10 +91,23 @@ type contestant struct {
 	missing string // why it does not take part
 	process *process
 	dns     string
+	dot     string
+	doh     string
 	proxy   string
 	load    time.Duration
 	setting *setting
 	rounds  map[string][]round
+}
+
+// at is where the contestant speaks DNS.
+func (c *contestant) at(p plane) string {
+	switch p {
+	case overTLS:
+		return c.dot
+	case overHTTPS:
+		return c.doh
+	}
+	return c.dns
 }
 
 // A round is what bench/load reported.
@@ -243,13 +264,14 @@ func (b *contest) start(ctx context.Context, p *peer) *contestant {
 func (b *contest) launch(ctx context.Context, c *contestant, program string, began *time.Time) error {
 	dir := filepath.Join(b.work, fmt.Sprintf("%s-%d", c.peer.name, b.size))
 	s := &setting{Dir: dir, Upstream: b.upstream, List: b.list, Zone: filepath.Join(b.work, fmt.Sprintf("rpz-%d.zone", b.size)), program: program, names: b.names}
-	for _, a := range []*string{&c.dns, &c.proxy} {
+	for _, a := range []*string{&c.dns, &c.proxy, &c.dot, &c.doh} {
 		var err error
 		if *a, err = freeAddress(); err != nil {
 			return err
 		}
 	}
-	s.Proxy, c.setting = c.proxy, s
+	s.Proxy, s.DoT, s.DoH, c.setting = c.proxy, c.dot, c.doh, s
+	s.Cert, s.Key = filepath.Join(b.work, certFile), filepath.Join(b.work, keyFile)
 	listen := c.dns
 	if c.peer.plane == proxy {
 		listen = c.proxy
@@ -257,6 +279,8 @@ func (b *contest) launch(ctx context.Context, c *contestant, program string, beg
 	var err error
 	s.UpstreamHost, s.UpstreamPort, err = net.SplitHostPort(b.upstream)
 	_, s.OriginPort, _ = net.SplitHostPort(b.origin)
+	_, s.DoTPort, _ = net.SplitHostPort(s.DoT)
+	_, s.DoHPort, _ = net.SplitHostPort(s.DoH)
 	if err := errors.Join(err, s.setAddress(listen)); err != nil {
 		return err
 	}
@@ -318,8 +342,11 @@ func (b *contest) warm(ctx context.Context, m measurement) {
 				_, _ = b.load(ctx, c, "udp", "-once", "-flows", "4", "-window", "8", "-time", "60s", "-server", c.dns, "-names", b.allowed+":1:allow")
 			}
 		}
-		if m.name == "blocked" { // some put refusals into a cache, too
-			_, _ = b.load(ctx, c, "udp", "-time", blockedWarm.String(), "-server", c.dns, "-names", b.list)
+		if strings.HasSuffix(m.name, "blocked") { // some put refusals into a cache, too
+			_, _ = b.load(ctx, c, append(m.args(b), "-time", blockedWarm.String(), "-server", c.at(m.plane))...)
+		}
+		if m.warm && m.plane != resolver { // a cache may be one transport's own
+			_, _ = b.load(ctx, c, append(m.args(b), "-time", blockedWarm.String(), "-server", c.at(m.plane))...)
 		}
 		c.process.freeze()
 	}
@@ -346,10 +373,10 @@ func (b *contest) round(ctx context.Context, c *contestant, m measurement) round
 	if c.peer.name == "floor" {
 		args = measurementNamed("blocked").args(b)
 	}
-	if m.plane == resolver {
-		args = append(args, "-server", c.dns)
-	} else {
+	if m.plane == proxy {
 		args = append(args, "-proxy", c.proxy)
+	} else {
+		args = append(args, "-server", c.at(m.plane))
 	}
 	if m.name != "idle" {
 		args = append(args, "-warm", "200ms")

@@ -3,6 +3,7 @@
 //
 //	go run ./bench/peers -what all -json bench/peers/results.json -write bench/RESULTS.md
 //	go run ./bench/peers -what blocked -sizes 100000 -peers floor,weir,unbound
+//	go run ./bench/peers -what dot,doh -peers weir,unbound-local,dnsdist
 //	go run ./bench/peers names -dir DIR -sizes 100000,1000000
 //	go run ./bench/peers tables -json bench/peers/results.json -write bench/RESULTS.md
 //
@@ -108,7 +109,7 @@ func parseOptions(args []string) (options, error) {
 	var o options
 	fs := flag.NewFlagSet("peers", flag.ContinueOnError)
 	names := fs.String("peers", "all", "which, separated by commas: "+strings.Join(peerNames(), ", "))
-	what := fs.String("what", "blocked", "all, or some of "+strings.Join(whatNames(), ", "))
+	what := fs.String("what", "blocked", "all, or some of "+strings.Join(whatNames(), ", ")+"; dot and doh are both of each")
 	sizes := fs.String("sizes", "100000", "how many names are blocked, separated by commas")
 	fs.IntVar(&o.rounds, "rounds", 5, "turns of each peer")
 	fs.DurationVar(&o.time, "time", 1500*time.Millisecond, "length of a turn")
@@ -131,7 +132,7 @@ func parseOptions(args []string) (options, error) {
 	if o.peers, err = choose("peer", *names, peerNames()); err != nil {
 		return o, err
 	}
-	if o.what, err = choose("measurement", *what, whatNames()); err != nil {
+	if o.what, err = choose("measurement", expand(*what), whatNames()); err != nil {
 		return o, err
 	}
 	for s := range strings.SplitSeq(*sizes, ",") {
@@ -148,6 +149,20 @@ func parseOptions(args []string) (options, error) {
 		return o, fmt.Errorf("want a reload-time of %v to 10m", 2*reloadAfter)
 	}
 	return o, nil
+}
+
+// expand has dot and doh mean all measurements of those.
+func expand(what string) string {
+	var out []string
+	for w := range strings.SplitSeq(what, ",") {
+		switch w {
+		case "dot", "doh":
+			out = append(out, w+"-blocked", w+"-cached")
+		default:
+			out = append(out, w)
+		}
+	}
+	return strings.Join(out, ",")
 }
 
 // choose reads a list of names, each one known.

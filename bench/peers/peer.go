@@ -18,12 +18,16 @@ import (
 //go:embed configs
 var configs embed.FS
 
-// A plane is what a peer is: a resolver, a proxy, or both.
+// A plane is what a peer is: a resolver, over which transports, or a proxy.
 type plane uint8
 
 const (
 	resolver plane = 1 << iota
 	proxy
+	overTLS
+	overHTTPS // HTTP/2
+
+	everyDNS = resolver | overTLS | overHTTPS
 )
 
 // A peer is a program and how it is run for the comparison. The table of peers
@@ -56,6 +60,9 @@ type setting struct {
 	Dir, Config        string
 	Listen, Host, Port string
 	Proxy              string // of a program that is both
+	DoT, DoTPort       string
+	DoH, DoHPort       string
+	Cert, Key          string
 	Upstream           string
 	UpstreamHost       string
 	UpstreamPort       string

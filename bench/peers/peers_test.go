@@ -119,7 +119,7 @@ func TestEveryConfigurationIsComplete(t *testing.T) {
 	for _, p := range peers {
 		s := &setting{
 			Dir: filepath.Join(t.TempDir(), p.name), Proxy: "127.0.0.1:2", Upstream: "127.0.0.1:3", UpstreamHost: "127.0.0.1", UpstreamPort: "3",
-			OriginPort: "4", List: "/list", Zone: "/zone", program: "/bin/" + p.program, names: []string{"a.example.ca", "b.a.example.ca"},
+			OriginPort: "4", DoT: "127.0.0.1:5", DoTPort: "5", DoH: "127.0.0.1:6", DoHPort: "6", Cert: "/cert", Key: "/key", List: "/list", Zone: "/zone", program: "/bin/" + p.program, names: []string{"a.example.ca", "b.a.example.ca"},
 		}
 		if err := s.setAddress("127.0.0.1:1"); err != nil {
 			t.Fatal(err)

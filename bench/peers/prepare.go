@@ -39,7 +39,10 @@ func prepare(ctx context.Context, o *options, out io.Writer) error {
 		}
 	}
 	if slices.Contains(o.peers, "coredns") {
-		buildCoreDNS(ctx, o, out)
+		buildModule(ctx, o, out, "coredns", "github.com/coredns/coredns@"+corednsVersion)
+	}
+	if err := writeCertificate(o.work); err != nil {
+		return err
 	}
 	if slices.Contains(o.peers, "goproxy") {
 		buildGoproxy(ctx, o, out)
@@ -110,18 +113,18 @@ func link(ctx context.Context, o *options, name, source string) error {
 	return os.Symlink(source, o.bin(name))
 }
 
-// buildCoreDNS builds it outside this module, unless it is installed or built.
-// Without it the table says that it is missing.
-func buildCoreDNS(ctx context.Context, o *options, out io.Writer) {
-	if find("coredns") != "" || fileExists(o.bin("coredns")) {
+// buildModule builds a program outside this module, unless it is installed or
+// built. Without it the table says that it is missing.
+func buildModule(ctx context.Context, o *options, out io.Writer, program, module string) {
+	if find(program) != "" || fileExists(o.bin(program)) {
 		return
 	}
-	_, _ = fmt.Fprintln(out, "building coredns", corednsVersion)
-	cmd := exec.CommandContext(ctx, "go", "install", "github.com/coredns/coredns@"+corednsVersion)
+	_, _ = fmt.Fprintln(out, "building", module)
+	cmd := exec.CommandContext(ctx, "go", "install", module)
 	cmd.Dir = o.work
 	cmd.Env = append(os.Environ(), "GOBIN="+filepath.Join(o.work, "bin"), "GOFLAGS=")
 	if text, err := cmd.CombinedOutput(); err != nil {
-		_, _ = fmt.Fprintf(out, "coredns is left out: %v: %s\n", err, text)
+		_, _ = fmt.Fprintf(out, "%s is left out: %v: %s\n", program, err, text)
 	}
 }
 

@@ -23,18 +23,18 @@ var peers = []*peer{
 		argv:  func(s *setting) []string { return []string{"floor", "udp", s.List} }, announces: true,
 	},
 	{
-		name: "weir", plane: resolver | proxy, program: "weir", install: "go build ./cmd/weir",
+		name: "weir", plane: everyDNS | proxy, program: "weir", install: "go build ./cmd/weir",
 		config: "weir.yml", notes: "defaults, cache 200,000 entries; NXDOMAIN with SOA and EDE; covers subdomains",
 		argv: func(s *setting) []string { return []string{"serve", "--config", s.Config} }, reload: hangup,
 	},
 	{
-		name: "unbound", plane: resolver, program: "unbound", install: debian("unbound"), version: []string{"-V"},
+		name: "unbound", plane: everyDNS, program: "unbound", install: debian("unbound"), version: []string{"-V"},
 		config: "unbound.conf", notes: "RPZ, names and wildcards, NXDOMAIN; respip and iterator, 1 thread, 128 MB of messages",
 		lists: func(s *setting) error { s.RPZ = true; return nil },
 		argv:  func(s *setting) []string { return []string{"-d", "-c", s.Config} }, reload: hangup,
 	},
 	{
-		name: "unbound-local", plane: resolver, program: "unbound", install: debian("unbound"), version: []string{"-V"},
+		name: "unbound-local", plane: everyDNS, program: "unbound", install: debian("unbound"), version: []string{"-V"},
 		config: "unbound.conf", notes: "local-zone always_nxdomain, covers subdomains; iterator alone, 1 thread",
 		lists: func(s *setting) error {
 			return writeEach(filepath.Join(s.Dir, "zones.conf"), s.names, "server:\n", "local-zone: \"@\" always_nxdomain", nil)
@@ -42,7 +42,7 @@ var peers = []*peer{
 		argv: func(s *setting) []string { return []string{"-d", "-c", s.Config} }, reload: hangup,
 	},
 	{
-		name: "dnsdist", plane: resolver, program: "dnsdist", install: debian("dnsdist"), version: []string{"--version"},
+		name: "dnsdist", plane: everyDNS, program: "dnsdist", install: debian("dnsdist"), version: []string{"--version"},
 		config: "dnsdist.conf", notes: "SuffixMatchNode, RCodeAction(NXDOMAIN), packet cache of 200,000; one listener, recvmmsg off as by default",
 		lists: func(s *setting) error { s.Batch = 1; return nil },
 		argv:  dnsdistCommand,
@@ -83,12 +83,12 @@ var peers = []*peer{
 		argv: func(s *setting) []string { return []string{"-f", "-n", "1", "-c", s.Config} }, reload: hangup,
 	},
 	{
-		name: "kresd", plane: resolver, program: "kresd", install: debian("knot-resolver"), version: []string{"--version"},
+		name: "kresd", plane: everyDNS, program: "kresd", install: debian("knot-resolver"), version: []string{"--version"},
 		config: "kresd.conf", notes: "policy.rpz(policy.DENY): NXDOMAIN; cache of 200 MB, one process",
 		argv: func(s *setting) []string { return []string{"-n", "-q", "-c", s.Config, s.Dir} },
 	},
 	{
-		name: "coredns", plane: resolver, program: "coredns", install: "go install github.com/coredns/coredns@" + corednsVersion, version: []string{"-version"},
+		name: "coredns", plane: everyDNS, program: "coredns", install: "go install github.com/coredns/coredns@" + corednsVersion, version: []string{"-version"},
 		config: "Corefile", notes: "hosts with fallthrough: 0.0.0.0, the exact names only; cache of 200,000",
 		lists: func(s *setting) error {
 			return writeEach(filepath.Join(s.Dir, "hosts"), s.names, "", "0.0.0.0 @", nil)
