@@ -157,7 +157,7 @@ func namesUnder(zone string, n int) (names []string) {
 // blocked, no answer is wrong, and where there is another upstream it answers
 // within 300 ms, beside what the machine takes for questions that no fault
 // concerns. An upstream that lies within its own answer to its own question, over
-// a path that nobody else is on, is believed.
+// a path that nobody else is on, is believed: see resolver/DNSSEC.md.
 func TestUpstreamFaults(t *testing.T) {
 	for _, f := range corpus.Misdeeds() {
 		t.Run(f.Name, func(t *testing.T) {

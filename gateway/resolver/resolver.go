@@ -8,7 +8,7 @@
 // itself: an upstream is reached whatever the bans say.
 //
 // It is a forwarder. It does not recurse, does not validate DNSSEC (the AD bit
-// is the upstream's word) and listens on nothing.
+// is the upstream's word: see DNSSEC.md) and listens on nothing.
 package resolver
 
 import (

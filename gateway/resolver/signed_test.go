@@ -27,9 +27,11 @@ plain 60 IN HTTPS 1 . alpn=h2
 hidden 60 IN HTTPS 1 . alpn=h2,h3 ech=AEX+DQBBCQAgACBl
 hidden 60 IN HTTPS 2 host alpn=h2
 alias 60 IN CNAME hidden
+broken 60 IN A 192.0.2.9
 `
 
-// signed returns the zone with a signature for each set of records, and its key.
+// signed returns the zone with a signature for each set of records, a wrong one
+// for those at broken, and its key.
 func signed(t *testing.T) (text string, key *dns.DNSKEY) {
 	t.Helper()
 	key = &dns.DNSKEY{Hdr: dns.RR_Header{Name: "example.", Rrtype: dns.TypeDNSKEY, Class: dns.ClassINET, Ttl: 600}, Flags: 257, Protocol: 3, Algorithm: dns.ECDSAP256SHA256}
@@ -54,6 +56,9 @@ func signed(t *testing.T) (text string, key *dns.DNSKEY) {
 		}
 		if err := sig.Sign(secret.(crypto.Signer), set); err != nil {
 			t.Fatal(err)
+		}
+		if setOf(set[0]) == (rrset{"broken.example.", dns.TypeA}) {
+			sig.Inception++ // which is signed, too
 		}
 		for _, rr := range append(set, sig) {
 			fmt.Fprintln(&b, rr)
@@ -113,6 +118,7 @@ server:
 	module-config: "validator iterator"
 	trust-anchor-file: "anchor"
 	num-threads: 1
+	ede: yes
 remote-control:
 	control-enable: no
 stub-zone:
@@ -169,6 +175,54 @@ func TestShapeSigned(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestValidatingUpstream: what a validating resolver says of an answer reaches the
+// client, denials with their proofs and failures with their reason, and a client
+// that validates itself gets what failed, without anybody else getting it.
+func TestValidatingUpstream(t *testing.T) {
+	up, _ := validating(t)
+	ask := func(r *Resolver, name string, qtype uint16, do, cd bool) (*dns.Msg, *Answer) {
+		q := question(name, qtype)
+		q.SetEdns0(1232, do)
+		q.AuthenticatedData, q.CheckingDisabled = true, cd
+		a, err := r.Resolve(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.Reply(q), a
+	}
+	for _, scheme := range []string{"udp", "tcp"} {
+		t.Run(scheme, func(t *testing.T) {
+			r := open(t, Options{Upstreams: upstreams(t, scheme+"://"+up.String()), CacheEntries: 100})
+			for range 2 { // the second from the cache
+				for _, do := range []bool{false, true} {
+					for _, c := range []struct {
+						name  string
+						qtype uint16
+						rcode int
+					}{{"host.example", dns.TypeA, dns.RcodeSuccess}, {"host.example", dns.TypeTXT, dns.RcodeSuccess}, {"gone.example", dns.TypeA, dns.RcodeNameError}} {
+						m, _ := ask(r, c.name, c.qtype, do, false)
+						if !m.AuthenticatedData || m.Rcode != c.rcode || slices.ContainsFunc(slices.Concat(m.Answer, m.Ns), isSig) != do {
+							t.Errorf("DO %t: %v", do, m)
+						}
+						if denied := slices.ContainsFunc(m.Ns, func(rr dns.RR) bool { return rr.Header().Rrtype == dns.TypeNSEC }); denied != (do && len(m.Answer) == 0) {
+							t.Errorf("DO %t: %s has a proof: %t", do, c.name, denied)
+						}
+					}
+					for _, cd := range []bool{true, false, true} {
+						m, a := ask(r, "broken.example", dns.TypeA, do, cd)
+						if m.AuthenticatedData || m.CheckingDisabled != cd || (m.Rcode == dns.RcodeSuccess && len(m.Answer) > 0) != cd {
+							t.Errorf("DO %t, CD %t: %v", do, cd, m)
+						}
+						if e, ok := a.Extended(); !cd && (!ok || e.Code != dns.ExtendedErrorCodeDNSBogus) {
+							t.Errorf("DO %t: the reason is %v, %t", do, e, ok)
+						}
+					}
+				}
+			}
+		})
 	}
 }
 
