@@ -35,7 +35,7 @@ type Config struct {
 	Protected   []blocklists.Rule // further protected names, beside the built-in ones
 	Groups      []Group
 	Exemptions  []Exemption
-	// MaxExemption is how long an exemption by the API may last, where its ban
+	// MaxExemption is how long an exemption may last, where its ban
 	// says nothing else.
 	MaxExemption time.Duration
 	Audit        Audit
@@ -150,10 +150,11 @@ type Group struct {
 	SNI     SNI      // what is another for the group than in Proxy
 }
 
-// An Exemption lets a device or a group use what one ban holds back.
+// An Exemption lets a device or a group use what one ban holds back, or one name.
 type Exemption struct {
 	ID          string
-	Ban         string
+	Ban         string       // empty where Name is given
+	Name        string       // canonical; it and all under it, whatever holds it back
 	Device      netip.Prefix // invalid where Group is given
 	Group       string
 	From        time.Time // zero: at once

@@ -6,8 +6,11 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode"
+
+	"golang.org/x/net/publicsuffix"
 
 	"github.com/weir-gateway/weir/blocklists"
 )
@@ -41,13 +44,64 @@ func (v value) term() (time.Duration, bool) {
 	return d, true
 }
 
-// Term returns how long an exemption from that ban may last.
+// Term returns how long an exemption from that ban may last. Without a ban, it is
+// one for a name, which any of them may hold back: the shortest of all.
 func (c *Config) Term(ban string) time.Duration {
+	if ban == "" {
+		shortest := c.MaxExemption
+		for i := range c.Bans {
+			if m := c.Bans[i].MaxExemption; m > 0 {
+				shortest = min(shortest, m)
+			}
+		}
+		return shortest
+	}
 	i := slices.IndexFunc(c.Bans, func(b blocklists.Ban) bool { return b.ID == ban })
 	if i >= 0 && c.Bans[i].MaxExemption > 0 {
 		return c.Bans[i].MaxExemption
 	}
 	return c.MaxExemption
+}
+
+// checkTerm holds an exemption that begins then to its term.
+func (c *Config) checkTerm(e *Exemption, begin time.Time) error {
+	if e.Until.Sub(begin) <= c.Term(e.Ban) {
+		return nil
+	}
+	hours := int(c.Term(e.Ban) / time.Hour)
+	if e.Ban == "" {
+		return fmt.Errorf("for a name, an exemption may last %d hours at the most, as from the ban with the least (max_exemption)", hours)
+	}
+	return fmt.Errorf("from %s, an exemption may last %d hours at the most (max_exemption)", e.Ban, hours)
+}
+
+// ExemptName returns the canonical form of the name that an exemption is for. It
+// is somebody's name: one that everybody's names are under would exempt from
+// everything there.
+func ExemptName(s string) (string, error) {
+	h, err := blocklists.ParseHost(s)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("%s is not a name: %w", quote(s), err)
+	case h.Addr.IsValid():
+		return "", fmt.Errorf("%s is an address; an exemption is for a name, or from a ban", h.Addr)
+	}
+	if suffix, official := publicsuffix.PublicSuffix(h.Name); suffix == h.Name && (official || !strings.Contains(suffix, ".")) {
+		return "", fmt.Errorf("names of everybody are under %s; blanket exemptions are not permitted", quote(h.Name))
+	}
+	return h.Name, nil
+}
+
+func (v value) exemptName() (string, bool) {
+	s, ok := v.text()
+	if !ok {
+		return "", false
+	}
+	name, err := ExemptName(s)
+	if err != nil {
+		v.fail("%v", err)
+	}
+	return name, err == nil
 }
 
 // CheckExemption holds an exemption that is not in the file to what one in the
@@ -60,7 +114,9 @@ func (c *Config) CheckExemption(e *Exemption, now time.Time) error {
 	switch {
 	case e.Device.IsValid() == (e.Group != ""):
 		return errors.New("an exemption is for a device or for a group, and for one of them only")
-	case !slices.ContainsFunc(c.Bans, func(b blocklists.Ban) bool { return b.ID == e.Ban }):
+	case (e.Ban != "") == (e.Name != ""):
+		return errors.New("an exemption is from a ban or for a name, and for one of them only")
+	case e.Ban != "" && !slices.ContainsFunc(c.Bans, func(b blocklists.Ban) bool { return b.ID == e.Ban }):
 		return fmt.Errorf("no ban %s is configured", quote(e.Ban))
 	case e.Device.IsValid() && wider(e.Device, deviceBits4, deviceBits6):
 		return fmt.Errorf("%s is wider than a device: /%d or longer, /%d or longer for IPv6; for many devices make a group", e.Device, deviceBits4, deviceBits6)
@@ -70,8 +126,9 @@ func (c *Config) CheckExemption(e *Exemption, now time.Time) error {
 		return errors.New("there is no end; an exemption always has one")
 	case !e.Until.After(begin):
 		return errors.New("the exemption ends before it begins")
-	case e.Until.Sub(begin) > c.Term(e.Ban):
-		return fmt.Errorf("from %s, an exemption may last %d hours at the most (max_exemption)", e.Ban, int(c.Term(e.Ban)/time.Hour))
+	}
+	if err := c.checkTerm(e, begin); err != nil {
+		return err
 	}
 	for _, of := range []struct{ key, text string }{{"ticket", e.Ticket}, {"reason", e.Reason}} {
 		if of.text == "" {

@@ -144,7 +144,7 @@ func checkPolicy(t *testing.T, c *Config) {
 		groups = append(groups, g.Name)
 	}
 	for _, e := range c.Exemptions {
-		if e.ID == "" || e.Ticket == "" || e.ApprovedBy == "" || e.Reason == "" || !slices.Contains(ids, e.Ban) || !e.Until.After(e.From) {
+		if e.ID == "" || e.Ticket == "" || e.ApprovedBy == "" || e.Reason == "" || slices.Contains(ids, e.Ban) == (e.Name != "") || !e.Until.After(e.From) {
 			t.Errorf("exemption %+v", e)
 		}
 		if e.Device.IsValid() == (e.Group != "") || e.Group != "" && !slices.Contains(groups, e.Group) || e.Device.IsValid() && odd(e.Device) {

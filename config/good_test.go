@@ -316,13 +316,17 @@ func TestFull(t *testing.T) {
 		Exemptions: []Exemption{
 			{
 				ID: "EX-1", Ban: "wechat", Device: netip.MustParsePrefix("10.8.0.7/32"),
-				From: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), Until: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC),
+				From: time.Date(2026, 9, 1, 0, 0, 0, 0, time.UTC), Until: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC),
 				Ticket: "T-1", RequestedBy: "Head of the section", ApprovedBy: "Chief Security Officer",
 				Reason: "Liaison with partners who have nothing else",
 			},
 			{
 				ID: "EX-2", Ban: "tiktok", Group: "executives", Until: time.Date(2026, 6, 30, 17, 0, 0, 0, eastern),
 				Ticket: "T-2", ApprovedBy: "Chief Security Officer", Reason: "Public campaign",
+			},
+			{
+				ID: "EX-3", Name: "press.example.org", Device: netip.MustParsePrefix("10.8.0.9/32"), Until: time.Date(2026, 7, 1, 0, 0, 0, 0, time.UTC),
+				Ticket: "T-3", ApprovedBy: "Chief Security Officer", Reason: "Media monitoring",
 			},
 		},
 		MaxExemption: 180 * 24 * time.Hour,

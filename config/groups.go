@@ -5,8 +5,11 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/weir-gateway/weir/blocklists"
 )
 
 var (
@@ -51,6 +54,7 @@ func (v value) exemption() (Exemption, bool) {
 	there := v.object(fields{
 		"id":           set(&e.ID, exemptionID),
 		"ban":          set(&e.Ban, banID),
+		"name":         set(&e.Name, value.exemptName),
 		"device":       set(&e.Device, value.exemptDevice),
 		"group":        set(&e.Group, groupName),
 		"from":         set(&e.From, value.begin),
@@ -59,7 +63,7 @@ func (v value) exemption() (Exemption, bool) {
 		"requested_by": set(&e.RequestedBy, value.text),
 		"approved_by":  set(&e.ApprovedBy, value.text),
 		"reason":       set(&e.Reason, value.text),
-	}, "id", "ban", "until", "ticket", "approved_by", "reason")
+	}, "id", "until", "ticket", "approved_by", "reason")
 	if there {
 		v.exemptionParts(&e)
 	}
@@ -75,6 +79,14 @@ func (v value) exemptionParts(e *Exemption) {
 		group.fail("an exemption is for a device or for a group, not for both")
 	case !device && !hasGroup:
 		v.fail("there is neither device nor group; an exemption is for one of them")
+	}
+	_, ban := v.child("ban")
+	name, hasName := v.child("name")
+	switch {
+	case ban && hasName:
+		name.fail("an exemption is from a ban or for a name, not both; for a name it is from whatever holds that back")
+	case !ban && !hasName:
+		v.fail("there is neither ban nor name; an exemption is from one of them")
 	}
 	if until, ok := v.child("until"); ok && !e.From.IsZero() && !e.Until.IsZero() && !e.Until.After(e.From) {
 		until.fail("the exemption ends before it begins")
@@ -191,8 +203,10 @@ func (d *decoder) checkExemptions(c *Config, bans known) {
 			blanket[i] = g.Devices[n]
 		}
 	}
+	now := time.Now()
 	for i, e := range c.Exemptions {
 		d.checkBan(bans, e.Ban, "exemptions", i, "ban")
+		d.checkTerm(c, i, now)
 		if e.Group == "" {
 			continue
 		}
@@ -205,6 +219,24 @@ func (d *decoder) checkExemptions(c *Config, bans known) {
 		case blanket[n].IsValid():
 			v.fail("group %s holds %s; blanket exemptions are not permitted", quote(e.Group), blanket[n])
 		}
+	}
+}
+
+// checkTerm reports an exemption that lasts longer than it may. One without a
+// beginning has begun by now: so a file does not become wrong as time goes on.
+func (d *decoder) checkTerm(c *Config, i int, now time.Time) {
+	e := &c.Exemptions[i]
+	begin := e.From
+	if _, given := d.at("exemptions", i, "from"); !given {
+		begin = now
+	}
+	known := e.Name != "" && e.Ban == "" || slices.ContainsFunc(c.Bans, func(b blocklists.Ban) bool { return b.ID == e.Ban })
+	if begin.IsZero() || e.Until.IsZero() || !known {
+		return // reported elsewhere
+	}
+	if err := c.checkTerm(e, begin); err != nil {
+		v, _ := d.at("exemptions", i, "until")
+		v.fail("%v", err)
 	}
 }
 

@@ -22,7 +22,8 @@ const (
 
 // An ExemptionRequest asks for an exemption.
 type ExemptionRequest struct {
-	Ban         string       `json:"ban"`
+	Ban         string       `json:"ban,omitempty"`
+	Name        string       `json:"name,omitempty"`  // instead of a ban: it and all under it, whatever holds it back
 	Device      netip.Prefix `json:"device,omitzero"` // one address, or a small network of one device
 	Group       string       `json:"group,omitempty"`
 	From        time.Time    `json:"from,omitzero"` // zero: as soon as it is approved
@@ -73,7 +74,7 @@ func (g *Gateway) allExemptions() []*Exemption {
 	var all []*Exemption
 	for _, e := range g.state.Load().cfg.Exemptions {
 		all = append(all, &Exemption{
-			ID: e.ID, State: stateApproved, Ban: e.Ban, Device: e.Device, Group: e.Group, From: e.From, Until: e.Until, Ticket: e.Ticket,
+			ID: e.ID, State: stateApproved, Ban: e.Ban, Name: e.Name, Device: e.Device, Group: e.Group, From: e.From, Until: e.Until, Ticket: e.Ticket,
 			Reason: e.Reason, RequestedBy: Decision{Name: e.RequestedBy}, ApprovedBy: Decision{Name: e.ApprovedBy}, Source: sourceFile,
 		})
 	}
@@ -142,6 +143,11 @@ func (g *Gateway) newExemption(in *ExemptionRequest, by admin.Identity, now time
 		Ticket: strings.TrimSpace(in.Ticket), Reason: strings.TrimSpace(in.Reason), Version: 1, Source: sourceAPI,
 	}
 	var err error
+	if in.Name != "" {
+		if e.Name, err = config.ExemptName(in.Name); err != nil {
+			return nil, err
+		}
+	}
 	if e.RequestedBy, err = decision(by, in.RequestedBy, "", now); err != nil {
 		return nil, err
 	}

@@ -27,12 +27,13 @@ const (
 const sourceFile, sourceAPI = "file", "api"
 
 // An Exemption is a dated, ticketed permission for a device or a group to use
-// what one ban holds back, with all that was decided about it. As kept it is
-// never edited.
+// what one ban holds back, or one name, with all that was decided about it. As
+// kept it is never edited.
 type Exemption struct {
 	ID          string       `json:"id"`
-	State       string       `json:"state"` // requested, approved, revoked
-	Ban         string       `json:"ban"`
+	State       string       `json:"state"`          // requested, approved, revoked
+	Ban         string       `json:"ban"`            // empty where there is a name
+	Name        string       `json:"name,omitempty"` // it and all under it, whatever holds it back
 	Device      netip.Prefix `json:"device,omitzero"`
 	Group       string       `json:"group,omitempty"`
 	From        time.Time    `json:"from,omitzero"` // zero: as soon as it is approved
@@ -65,7 +66,7 @@ func (e *Exemption) Live(now time.Time) bool {
 // policy returns it as policy knows it.
 func (e *Exemption) policy() policy.Exemption {
 	return policy.Exemption{
-		ID: e.ID, Ban: e.Ban, Device: e.Device, Group: e.Group, From: e.From, Until: e.Until,
+		ID: e.ID, Ban: e.Ban, Name: e.Name, Device: e.Device, Group: e.Group, From: e.From, Until: e.Until,
 		Ticket: e.Ticket, RequestedBy: e.RequestedBy.Name, ApprovedBy: e.ApprovedBy.Name, Reason: e.Reason,
 	}
 }

@@ -55,7 +55,7 @@ groups:
 - {name: wide, devices: [10.0.0.0/8]}
 - {name: two, devices: [127.0.0.2]}
 exemptions:
-- {id: F-1, device: 10.8.0.7, ban: own, until: 2099-01-01, ticket: T-0, approved_by: "The chief", reason: "Liaison"}
+- {id: F-1, device: 10.8.0.7, ban: own, from: 2098-01-01, until: 2098-01-01, ticket: T-0, approved_by: "The chief", reason: "Liaison"}
 audit: {file: audit.jsonl}
 state: STATE
 `
@@ -82,7 +82,7 @@ func newExemptWorld(t *testing.T) *exemptWorld {
 	for i, secret := range []string{"op", "boss", "both"} {
 		conf = strings.Replace(conf, fmt.Sprintf("fdc06f2bd25bbd8d4edfebaba8ded4dbb06fbeffa3c63ec413e00d56ea774f1%d", 7+i), sha(secret), 1)
 	}
-	w.fixture = newFixture(t, map[string]string{"weir.yml": conf, "own.txt": "banned.example\n"})
+	w.fixture = newFixture(t, map[string]string{"weir.yml": conf, "own.txt": "banned.example\nother.example\n"})
 	return w
 }
 
@@ -152,12 +152,17 @@ func (w *exemptWorld) approve(token string, e *Exemption, body string) (status i
 // ask asks for banned.example from that address.
 func (w *exemptWorld) ask(from string) string {
 	w.t.Helper()
+	return dns.RcodeToString[w.answer(from, "banned.example.").Rcode]
+}
+
+func (w *exemptWorld) answer(from, name string) *dns.Msg {
+	w.t.Helper()
 	c := dns.Client{Timeout: 5 * time.Second, Dialer: &net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}, Timeout: 5 * time.Second}}
-	r, _, err := c.Exchange(new(dns.Msg).SetQuestion("banned.example.", dns.TypeA), w.DNSAddrs()[0].String())
+	r, _, err := c.Exchange(new(dns.Msg).SetQuestion(name, dns.TypeA), w.DNSAddrs()[0].String())
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return dns.RcodeToString[r.Rcode]
+	return r
 }
 
 // connect opens a tunnel to the origin from that address, nil if it is blocked.
@@ -259,6 +264,11 @@ func TestExemptionRefused(t *testing.T) {
 		{`{"ban":"own","group":"none","until":"` + soon + `","ticket":"T","reason":"r"}`, "no group"},
 		{`{"ban":"own","group":"wide","until":"` + soon + `","ticket":"T","reason":"r"}`, "blanket"},
 		{`{"ban":"own","device":"127.0.0.2/32","until":"` + soon + `","reason":"r"}`, "no ticket"},
+		{`{"device":"127.0.0.2/32","until":"` + soon + `","ticket":"T","reason":"r"}`, "from a ban or for a name"},
+		{`{"ban":"own","name":"a.example","device":"127.0.0.2/32","until":"` + soon + `","ticket":"T","reason":"r"}`, "for one of them only"},
+		{`{"name":"gc.ca","device":"127.0.0.2/32","until":"` + soon + `","ticket":"T","reason":"r"}`, "blanket"},
+		{`{"name":"192.0.2.1","device":"127.0.0.2/32","until":"` + soon + `","ticket":"T","reason":"r"}`, "is an address"},
+		{`{"name":"a.example","device":"127.0.0.2/32","until":"2099-01-01T00:00:00Z","ticket":"T","reason":"r"}`, "for a name, an exemption may last 24 hours at the most"},
 		{`{"ban":"own","device":"127.0.0.2/32","until":"` + soon + `","ticket":"T","reason":" "}`, "no reason"},
 		{`{"ban":"own","device":"127.0.0.2/32","until":"` + soon + `","ticket":"T","reason":"a\u0000b"}`, "U+0000"},
 	} {

@@ -257,8 +257,9 @@ func (a answers) addrs() []netip.Addr {
 // its verdict replaces v, and its link and for which questions are returned.
 func (a answers) judge(s *policy.Snapshot, sub policy.Subject, name string, v *policy.Verdict, now time.Time, qtypes ...uint16) (via resolver.Link, questions string) {
 	for _, qtype := range qtypes {
-		lv, link := resolver.Judge(s, sub, name, a[qtype], now)
-		if v.Blocked() || lv.Action <= v.Action {
+		lv, link, _ := resolver.Judge(s, sub, name, a[qtype], now)
+		exempt := lv.Reason == policy.ReasonExemption && v.Reason < policy.ReasonExemption
+		if v.Blocked() || lv.Action <= v.Action && !exempt {
 			continue // Action is in the order of severity, once something is decided
 		}
 		*v, via, questions = lv, link, " to "+dns.TypeToString[qtype]+" questions"

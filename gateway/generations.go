@@ -115,7 +115,7 @@ func (g *Gateway) exemptionsWith(set *policySet, beside *local) []policy.Exempti
 	}
 	var out []policy.Exemption
 	for _, e := range g.cfg.Exemptions {
-		if bans[e.Ban] {
+		if e.Name != "" || bans[e.Ban] {
 			out = append(out, policy.Exemption(e))
 		}
 	}

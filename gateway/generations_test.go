@@ -185,7 +185,7 @@ func TestRollbackSteps(t *testing.T) {
 // Who is exempt does not come back with an old list.
 func TestRollbackKeepsExemptions(t *testing.T) {
 	files := generationFiles("one.example")
-	with := files["weir.yml"] + "exemptions: [{id: EX-1, device: 127.0.0.1, ban: big, until: 2099-01-01, ticket: T-1, requested_by: a, approved_by: b, reason: c}]\n"
+	with := files["weir.yml"] + "exemptions: [{id: EX-1, device: 127.0.0.1, ban: big, until: " + time.Now().AddDate(0, 0, 7).Format(time.DateOnly) + ", ticket: T-1, requested_by: a, approved_by: b, reason: c}]\n"
 	without := files["weir.yml"]
 	files["weir.yml"] = with
 	f := newFixture(t, files)

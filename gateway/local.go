@@ -98,7 +98,7 @@ func (l *local) inForce(spec *policy.Spec, now time.Time) (out []policy.Exemptio
 		groups[spec.Groups[i].Name] = true
 	}
 	for _, e := range l.exemptions {
-		if e.State == stateApproved && now.Before(e.Until) && bans[e.Ban] && (e.Group == "" || groups[e.Group]) {
+		if e.State == stateApproved && now.Before(e.Until) && (e.Name != "" || bans[e.Ban]) && (e.Group == "" || groups[e.Group]) {
 			out = append(out, e.policy())
 		}
 	}

@@ -27,7 +27,8 @@ func exemptCommand() *cli.Command {
 				Name:  "add",
 				Usage: "request an exemption, which holds when another person has approved it",
 				Flags: adminFlags(
-					&cli.StringFlag{Name: "ban", Required: true, Usage: "`ID` of the ban"},
+					&cli.StringFlag{Name: "ban", Usage: "`ID` of the ban that it is from"},
+					&cli.StringFlag{Name: "name", Usage: "or the `NAME` that it is for: that one and all under it, whatever holds it back; where it leads (aliases, addresses) is judged by itself"},
 					&cli.StringFlag{Name: "device", Usage: "`ADDRESS` of the device"},
 					&cli.StringFlag{Name: "group", Usage: "`NAME` of the group"},
 					&cli.StringFlag{Name: "from", Usage: "`TIME` when it begins; without it, as soon as it is approved"},
@@ -62,7 +63,7 @@ func exemptCommand() *cli.Command {
 
 func exemptAdd(c *cli.Context) error {
 	in := gateway.ExemptionRequest{
-		Ban: c.String("ban"), Group: c.String("group"), Ticket: c.String("ticket"), Reason: c.String("reason"), RequestedBy: c.String("requested-by"),
+		Ban: c.String("ban"), Name: c.String("name"), Group: c.String("group"), Ticket: c.String("ticket"), Reason: c.String("reason"), RequestedBy: c.String("requested-by"),
 	}
 	var err error
 	if s := c.String("device"); s != "" {
@@ -152,7 +153,7 @@ func sayExemption(c *cli.Context, e *gateway.Exemption, more string) error {
 	if c.Bool("json") {
 		return printJSON(c.App.Writer, e)
 	}
-	_, err := fmt.Fprintf(c.App.Writer, "%s: %s: %s from ban %s until %s%s\n", e.ID, e.State, whom(e), e.Ban, e.Until.Format(time.RFC3339), more)
+	_, err := fmt.Fprintf(c.App.Writer, "%s: %s: %s from %s until %s%s\n", e.ID, e.State, whom(e), fromWhat(e), e.Until.Format(time.RFC3339), more)
 	return err
 }
 
@@ -165,6 +166,14 @@ func whom(e *gateway.Exemption) string {
 		return "device " + e.Device.Addr().String()
 	}
 	return "device " + e.Device.String()
+}
+
+// fromWhat says what the exemption is from.
+func fromWhat(e *gateway.Exemption) string {
+	if e.Name != "" {
+		return "name " + e.Name
+	}
+	return "ban " + e.Ban
 }
 
 func getExemptions(c *cli.Context) (all gateway.Exemptions, err error) {
@@ -185,7 +194,7 @@ func exemptList(c *cli.Context) error {
 		return printJSON(c.App.Writer, all)
 	}
 	t := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(t, "ID\tSTATE\tWHO\tBAN\tUNTIL\tTICKET\tREQUESTED BY\tAPPROVED BY\tSOURCE") // t.Flush reports
+	_, _ = fmt.Fprintln(t, "ID\tSTATE\tWHO\tFROM\tUNTIL\tTICKET\tREQUESTED BY\tAPPROVED BY\tSOURCE") // t.Flush reports
 	now := time.Now()
 	for _, e := range all.Exemptions {
 		state := e.State
@@ -196,7 +205,7 @@ func exemptList(c *cli.Context) error {
 		case e.State == "approved" && now.Before(e.From):
 			state = "to come"
 		}
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.ID, state, whom(&e.Exemption), e.Ban, e.Until.Format(time.RFC3339),
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.ID, state, whom(&e.Exemption), fromWhat(&e.Exemption), e.Until.Format(time.RFC3339),
 			e.Ticket, dash(e.RequestedBy.Name), dash(e.ApprovedBy.Name), e.Source)
 	}
 	return t.Flush()
@@ -217,13 +226,13 @@ func exemptReport(c *cli.Context) error {
 		return printJSON(c.App.Writer, live)
 	}
 	t := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(t, "WHO\tBAN\tUNTIL\tUSES\tLAST USED\tID\tTICKET\tAPPROVED BY\tREASON") // t.Flush reports
+	_, _ = fmt.Fprintln(t, "WHO\tFROM\tUNTIL\tUSES\tLAST USED\tID\tTICKET\tAPPROVED BY\tREASON") // t.Flush reports
 	for _, e := range live {
 		last := ""
 		if !e.LastUsed.IsZero() {
 			last = e.LastUsed.Format(time.RFC3339)
 		}
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", whom(&e.Exemption), e.Ban, e.Until.Format(time.RFC3339), e.Uses, dash(last),
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", whom(&e.Exemption), fromWhat(&e.Exemption), e.Until.Format(time.RFC3339), e.Uses, dash(last),
 			e.ID, e.Ticket, dash(e.ApprovedBy.Name), e.Reason)
 	}
 	return t.Flush()

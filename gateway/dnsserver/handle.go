@@ -89,6 +89,7 @@ type decision struct {
 	via  string // the link of the answer that decided, empty for the question's name
 	kind kind
 	now  time.Time
+	ends time.Time // when the answer may no longer be used; zero for never
 	// local are the records that answer instead; nil but with local data.
 	local []dns.RR
 	// chain are the aliases of the answer before what a policy zone speaks about;
@@ -149,6 +150,7 @@ func (c *core) decide(snap *policy.Snapshot, q *question) decision {
 		return d
 	}
 	d.Verdict = snap.Name(q.from, q.name, d.now)
+	d.ends = d.Ends()
 	if c.asksForUs(q) {
 		d.ours()
 		return d
@@ -202,7 +204,8 @@ func (d *decision) judgeLinks(snap *policy.Snapshot, q *question) {
 	if len(links) == 0 {
 		return
 	}
-	v, link := resolver.Judge(snap, q.from, q.name, links, d.now)
+	v, link, ends := resolver.Judge(snap, q.from, q.name, links, d.now)
+	d.ends = resolver.Earlier(d.ends, ends)
 	switch {
 	case v.Blocked(), v.Reason == policy.ReasonTCPOnly && q.transport == udp:
 		d.Verdict, d.via = v, link.String()
@@ -210,7 +213,7 @@ func (d *decision) judgeLinks(snap *policy.Snapshot, q *question) {
 		d.settled(q)
 	case !v.Allowed():
 		d.Verdict, d.kind = v, kindFault
-	case v.Action == policy.Report && d.Action != policy.Report:
+	case v.Action == policy.Report && d.Action != policy.Report, v.Reason == policy.ReasonExemption && d.Reason < policy.ReasonExemption:
 		// It passes, and the link is what the record should speak of.
 		d.Verdict, d.via = v, link.String()
 	}

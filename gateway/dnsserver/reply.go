@@ -13,7 +13,6 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/weir-gateway/weir/blocklists"
-	"github.com/weir-gateway/weir/gateway/policy"
 	"github.com/weir-gateway/weir/gateway/resolver"
 	"github.com/weir-gateway/weir/gateway/wire"
 )
@@ -88,6 +87,7 @@ func (c *core) build(dst []byte, q *question, d *decision) []byte {
 		return c.pack(dst, q, m, e)
 	case kindRewritten:
 		if m := q.rewritten(d); m.Rcode <= 0xF {
+			d.limitTTL(m)
 			return c.pack(dst, q, m, banError(d))
 		}
 	case kindTCPOnly:
@@ -118,16 +118,10 @@ func (c *core) build(dst []byte, q *question, d *decision) []byte {
 // limitTTL keeps the client from using an answer for longer than it may: until
 // the exemption that let it through ends, or the ban takes effect.
 func (d *decision) limitTTL(m *dns.Msg) {
-	var end time.Time
-	switch {
-	case d.Reason == policy.ReasonExemption && d.Exemption != nil:
-		end = d.Exemption.Until
-	case d.Reason == policy.ReasonNotYet && d.Ban != nil:
-		end = d.Ban.Effective
-	default:
+	if d.ends.IsZero() {
 		return
 	}
-	left := uint32(min(max(end.Sub(d.now)/time.Second, 0), math.MaxInt32))
+	left := uint32(min(max(d.ends.Sub(d.now)/time.Second, 0), math.MaxInt32))
 	for _, rrs := range [][]dns.RR{m.Answer, m.Ns} {
 		for _, rr := range rrs {
 			rr.Header().Ttl = min(rr.Header().Ttl, left)

@@ -157,7 +157,9 @@ func (q *question) chainTo(v *policy.Verdict, to resolver.Link) (chain []dns.RR)
 func (d *decision) judgeTarget(snap *policy.Snapshot, q *question, target string) {
 	links := append([]resolver.Link{{Type: "CNAME", Name: canonical(target)}}, q.rewrite.answer.Links()...)
 	for _, l := range links {
-		if v := l.JudgeBeside(snap, &d.Verdict, q.from, d.now); !v.Allowed() {
+		v := l.JudgeBeside(snap, &d.Verdict, q.from, d.now)
+		d.ends = resolver.Earlier(d.ends, v.Ends())
+		if !v.Allowed() {
 			d.Verdict, d.via, d.local = v, l.String(), nil
 			switch {
 			case !v.Blocked():

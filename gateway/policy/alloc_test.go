@@ -16,6 +16,8 @@ func TestAllocationPins(t *testing.T) {
 	spec.CacheEntries = 100
 	cached := snapshot(t, spec)
 	many := snapshot(t, manyOfAll(t))
+	spec.Exemptions = append(spec.Exemptions, Exemption{ID: "N", Name: "a.wechat.example", Device: netip.MustParsePrefix("10.8.0.10/32"), Until: noon.AddDate(1, 0, 0)})
+	named := snapshot(t, spec)
 	sub, exempt := device("10.8.0.9"), device("10.8.0.7")
 	v4, v6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("64:ff9b::192.0.2.1")
 	var blocked int
@@ -32,6 +34,8 @@ func TestAllocationPins(t *testing.T) {
 		{"blocked", true, func() { count(plain.Name(sub, "a.wechat.example", noon)) }},
 		{"free", false, func() { count(plain.Name(sub, "free.example", noon)) }},
 		{"exempt", false, func() { count(plain.Name(exempt, "wechat.example", noon)) }},
+		{"exempt for a name", false, func() { count(named.Name(device("10.8.0.10"), "b.a.wechat.example", noon)) }},
+		{"blocked beside exemptions for a name", true, func() { count(named.Name(sub, "b.a.wechat.example", noon)) }},
 		{"blocked by many lists", true, func() { count(many.Name(sub, "a.everywhere.example", noon)) }},
 		{"free of many lists", false, func() { count(many.Name(sub, "free.example", noon)) }},
 		{"exempt from many bans", false, func() { count(many.Name(device("10.0.0.1"), "everywhere.example", noon)) }},

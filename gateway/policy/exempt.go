@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/gaissmai/bart"
@@ -71,4 +72,72 @@ func (x *exemptions) first(of []int, limit int, now time.Time) int {
 		}
 	}
 	return limit
+}
+
+// named holds the exemptions from whatever holds back a name, by the name. Nil
+// is none, and costs a question nothing but to see that.
+type named map[string]*exemptions
+
+func (n *named) add(e *Exemption) {
+	if *n == nil {
+		*n = make(named)
+	}
+	x := (*n)[e.Name]
+	if x == nil {
+		x = new(exemptions)
+		(*n)[e.Name] = x
+	}
+	x.add(e)
+}
+
+// live returns the exemption that covers the subject in that group for that
+// canonical name now, or nil: one for the name itself before one for a name
+// above.
+func (n named) live(sub Subject, group, name string, now time.Time) *Exemption {
+	for name != "" {
+		if x := n[name]; x != nil {
+			if e := x.live(sub, group, now); e != nil {
+				return e
+			}
+		}
+		_, above, ok := strings.Cut(name, ".")
+		if !ok {
+			break
+		}
+		name = above
+	}
+	return nil
+}
+
+// lift turns a verdict against that name into one that lets it through, if a
+// live exemption does. The evidence stays: it says what it is exempt from. It is
+// short so that it costs nothing where there is no such exemption.
+func (s *Snapshot) lift(v *Verdict, sub Subject, name string, now time.Time) {
+	if s.named != nil && v.Reason > ReasonExemption {
+		s.named.lift(v, sub, name, now)
+	}
+}
+
+func (n named) lift(v *Verdict, sub Subject, name string, now time.Time) {
+	e := n.live(sub, v.Group, name, now)
+	if e == nil {
+		return
+	}
+	v.Action, v.Reason, v.Exemption = Allow, ReasonExemption, e
+	v.Answer, v.Signal = blocklists.Answer{}, blocklists.SignalNone
+}
+
+// of returns those of the group, and nil for none.
+func (n named) of(group string) named {
+	var out named
+	for name, x := range n {
+		if len(x.groups[group]) == 0 {
+			continue
+		}
+		if out == nil {
+			out = make(named)
+		}
+		out[name] = x
+	}
+	return out
 }

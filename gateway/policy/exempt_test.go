@@ -36,6 +36,61 @@ func manyOfAll(t testing.TB) Spec {
 	return spec
 }
 
+// An exemption for a name lifts it and what is under it for whom it is, at its
+// time, whatever speaks against it; and only that.
+func TestExemptionForName(t *testing.T) {
+	exempt := func(id, name, device, group string) Exemption {
+		e := Exemption{ID: id, Name: name, Group: group, From: noon, Until: noon.Add(time.Hour)}
+		if device != "" {
+			e.Device = netip.MustParsePrefix(device)
+		}
+		return e
+	}
+	s := snapshot(t, Spec{
+		Bans:   []*blocklists.Ban{{ID: "a"}, {ID: "b"}},
+		Lists:  []List{{Name: "a", Signal: blocklists.SignalApp}, {Name: "b", Ban: 1}},
+		Set:    build(t, [][]blocklists.Rule{{block(1, "bad.example"), block(2, "192.0.2.0/24")}, {block(1, "x.bad.example"), {Kind: blocklists.Suffix, Action: blocklists.Block, Name: "x.bad.example", Path: "/p", Line: 2}}}),
+		Groups: []Group{{Name: "g", Devices: prefixes("10.0.1.0/24")}},
+		Exemptions: []Exemption{
+			exempt("device", "x.bad.example", "10.0.0.1/32", ""),
+			exempt("deeper", "y.x.bad.example", "10.0.0.1/32", ""),
+			exempt("group", "x.bad.example", "", "g"),
+		},
+	})
+	for _, tt := range []struct{ device, name, want string }{
+		{"10.0.0.1", "x.bad.example", "device"}, {"10.0.0.1", "z.x.bad.example", "device"}, {"10.0.0.1", "a.y.x.bad.example", "deeper"},
+		{"::ffff:10.0.0.1", "x.bad.example", "device"}, {"10.0.1.9", "z.x.bad.example", "group"},
+		{"10.0.0.1", "bad.example", ""}, {"10.0.0.1", "xx.bad.example", ""}, {"10.0.0.2", "x.bad.example", ""}, {"", "x.bad.example", ""},
+	} {
+		for _, v := range []Verdict{s.Name(device(tt.device), tt.name, noon), s.URL(device(tt.device), tt.name, "/p", noon)} {
+			got := ""
+			if v.Exemption != nil {
+				got = v.Exemption.ID
+			}
+			if got != tt.want || v.Blocked() != (tt.want == "") || v.Ban == nil || v.RuleID() == "" {
+				t.Errorf("%s for %s: %s by %q, want %q; evidence %v %s", tt.name, tt.device, v.Action, got, tt.want, v.Ban, v.RuleID())
+			}
+			if got != "" && (v.Signal != "" || v.Answer != (blocklists.Answer{}) || !v.Ends().Equal(noon.Add(time.Hour))) {
+				t.Errorf("%s for %s: %+v", tt.name, tt.device, v)
+			}
+		}
+	}
+	for _, at := range []time.Duration{-1, time.Hour} {
+		if v := s.Name(device("10.0.0.1"), "x.bad.example", noon.Add(at)); !v.Blocked() {
+			t.Errorf("at %v: %s", at, v.Action)
+		}
+	}
+	if v := s.Addr(device("10.0.0.1"), netip.MustParseAddr("192.0.2.1"), noon); !v.Blocked() {
+		t.Errorf("an address: %s", v.Action)
+	}
+	if v := s.Name(device("10.0.0.1"), "fine.example", noon); v.Reason != ReasonNoRule {
+		t.Errorf("what nothing speaks against: %s", v.Reason)
+	}
+	if got := s.NextChange(noon); !got.Equal(noon.Add(time.Hour)) {
+		t.Errorf("next change %v", got)
+	}
+}
+
 // TestFirstExemptionIsCited: of those that cover a subject now, by device,
 // network or group, the first counts, as they stand in the configuration.
 func TestFirstExemptionIsCited(t *testing.T) {

@@ -43,5 +43,6 @@ func (s *Snapshot) Fields(sub Subject, host blocklists.Host, path string, fields
 	ms := s.find(room[:0], sub, q)
 	ms = s.spec.Set.AppendFields(ms, path, fields)
 	s.judge(&v, sub, ms, now)
+	s.lift(&v, sub, host.Name, now)
 	return v
 }

@@ -49,7 +49,7 @@ func (q *Inquiry) Name(name string) Verdict {
 	}
 	ms := q.left(q.s.find(nil, q.sub, asked{name: name}))
 	q.note(ms)
-	return q.verdict(ms)
+	return q.verdict(ms, name)
 }
 
 // Addrs judges the addresses of one answer. It gives each its verdict, in order,
@@ -78,7 +78,7 @@ func (q *Inquiry) Addrs(addrs []netip.Addr, verdict func(i int, v Verdict) (more
 			first, ok := best[m.List]
 			return ok && m.Rule != first.Rule
 		})
-		if !verdict(i, q.verdict(ms)) {
+		if !verdict(i, q.verdict(ms, "")) {
 			return
 		}
 	}
@@ -112,7 +112,8 @@ func (q *Inquiry) left(ms []blocklists.Match) []blocklists.Match {
 	return slices.DeleteFunc(ms, func(m blocklists.Match) bool { return slices.Contains(q.passed, m.List) })
 }
 
-func (q *Inquiry) verdict(ms []blocklists.Match) (v Verdict) {
+func (q *Inquiry) verdict(ms []blocklists.Match, name string) (v Verdict) {
 	q.s.judge(&v, q.sub, ms, q.now)
+	q.s.lift(&v, q.sub, name, q.now)
 	return v
 }

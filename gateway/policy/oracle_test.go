@@ -97,6 +97,22 @@ func (j *judge) group(sub Subject) (name string, bans map[string]bool) {
 	return name, bans
 }
 
+// lifted returns the exemption from whatever holds back the name: for the longest
+// name, then the first.
+func (j *judge) lifted(q question, group string) string {
+	longest, id := -1, ""
+	for _, e := range j.spec.Exemptions {
+		if e.Name == "" || q.name != e.Name && !strings.HasSuffix(q.name, "."+e.Name) || len(e.Name) <= longest {
+			continue
+		}
+		one := judge{spec: Spec{Exemptions: []Exemption{e}}}
+		if one.exemption(q, group, "") != "" {
+			longest, id = len(e.Name), e.ID
+		}
+	}
+	return id
+}
+
 func (j *judge) exemption(q question, group, ban string) string {
 	for _, e := range j.spec.Exemptions {
 		device := e.Group == "" && e.Device.IsValid() && e.Device.Contains(q.sub.Addr.Unmap())
@@ -154,9 +170,15 @@ func (j *judge) decide(q question) string {
 		order = []string{"exemption"}
 	}
 	for _, step := range order {
-		if len(steps[step]) > 0 {
-			return j.words(q, step, group, steps[step], signal)
+		if len(steps[step]) == 0 {
+			continue
 		}
+		against := step == "ban" || step == "not yet effective" || step == "tcp only"
+		if id := j.lifted(q, group); id != "" && against {
+			cited := j.words(q, "exemption", group, steps[step], blocklists.SignalNone)
+			return cited[:strings.LastIndexByte(cited, ' ')+1] + id
+		}
+		return j.words(q, step, group, steps[step], signal)
 	}
 	return fmt.Sprintf("allow no rule group=%s signal=%s", group, signal)
 }
@@ -325,8 +347,11 @@ func (d dice) spec(t testing.TB) (Spec, *judge) {
 			spec.Groups = append(spec.Groups, g)
 		}
 	}
-	for i := range d.IntN(4) {
+	for i := range d.IntN(5) {
 		e := Exemption{ID: fmt.Sprintf("EX-%d", i), Ban: d.pick(ids...), Until: d.when()}
+		if d.chance(2) {
+			e.Ban, e.Name = "", d.name()
+		}
 		if d.chance(2) {
 			e.From = d.when()
 		}

@@ -317,6 +317,7 @@ func TestNewSnapshotRefuses(t *testing.T) {
 		{"a group's unknown ban", func(s *Spec) { s.Groups[0].Bans = []string{"x"} }, "group staff has ban x, which is not there"},
 		{"devices of two groups", func(s *Spec) { s.Groups[0].Devices = prefixes("10.8.1.9/24") }, "devices 10.8.1.0/24 are in group staff and in group executives"},
 		{"devices of two groups, mapped", func(s *Spec) { s.Groups[0].Devices = prefixes("::ffff:10.8.1.0/120") }, "devices 10.8.1.0/24 are in group staff and in group executives"},
+		{"an exemption from a ban and for a name", func(s *Spec) { s.Exemptions[0].Name = "a.example" }, "exemption EX-1 is from a ban and for a name; it is for one of them"},
 		{"an exemption's unknown ban", func(s *Spec) { s.Exemptions[0].Ban = "x" }, "exemption EX-1 is from ban x, which is not there"},
 	}
 	for _, tt := range tests {

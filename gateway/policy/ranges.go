@@ -31,14 +31,22 @@ func RangeOf(p netip.Prefix) Range {
 // Spared) nor of addresses that embed another (see blocklists.EmbeddedIPv4).
 func (s *Snapshot) Banned() [][]Range {
 	sweeps := make([]sweeper, len(s.spec.Lists))
+	speaks := make([]blocklists.Rule, len(s.spec.Lists)) // for its prefix, of those so far
 	for m := range s.spec.Set.Prefixes() {
-		if s.spec.Lists[m.List].Role == RoleBan {
-			sweeps[m.List].add(m.Rule.Prefix, m.Rule.Action == blocklists.Block && m.Rule.Mode != blocklists.TCPOnly, m.Rule.Priority)
+		if s.spec.Lists[m.List].Role != RoleBan {
+			continue
+		}
+		if r := &speaks[m.List]; r.Prefix != m.Rule.Prefix {
+			sweeps[m.List].rule(r)
+			*r = m.Rule
+		} else if outranks(&m.Rule, r) {
+			*r = m.Rule
 		}
 	}
 	out := make([][]Range, len(s.spec.Bans))
 	for i := range sweeps {
 		if l := &s.spec.Lists[i]; l.Role == RoleBan {
+			sweeps[i].rule(&speaks[i])
 			out[l.Ban] = append(out[l.Ban], sweeps[i].end()...)
 		}
 	}
@@ -46,6 +54,18 @@ func (s *Snapshot) Banned() [][]Range {
 		out[i] = JoinRanges(out[i])
 	}
 	return out
+}
+
+// outranks reports whether a rule speaks rather than another one of its list for
+// the same prefix: allow before block, then the one that stands first.
+func outranks(a, b *blocklists.Rule) bool {
+	switch {
+	case a.Priority != b.Priority:
+		return a.Priority > b.Priority
+	case a.Action != b.Action:
+		return a.Action == blocklists.Allow
+	}
+	return a.Line < b.Line
 }
 
 // Spared returns, for each ban, the devices for which it does not hold at that
@@ -120,8 +140,15 @@ type layer struct {
 	from     netip.Addr // the first address that nothing inside has decided yet
 }
 
-// add takes the next prefix. A higher priority wins before the inner prefix
-// does; between equal prefixes no wins, as allow does in a list.
+// rule adds what the rule says of its prefix; the zero Rule says nothing.
+func (w *sweeper) rule(r *blocklists.Rule) {
+	if r.Prefix.IsValid() {
+		w.add(r.Prefix, r.Action == blocklists.Block && r.Mode != blocklists.TCPOnly, r.Priority)
+	}
+}
+
+// add takes the next prefix, which is another one than those before. A higher
+// priority wins before the inner prefix does.
 func (w *sweeper) add(p netip.Prefix, yes bool, priority uint8) {
 	l := layer{Range: RangeOf(p), yes: yes, priority: priority}
 	l.from = l.First
@@ -130,13 +157,7 @@ func (w *sweeper) add(p netip.Prefix, yes bool, priority uint8) {
 	}
 	if n := len(w.stack); n > 0 {
 		top := &w.stack[n-1]
-		switch {
-		case top.Range == l.Range:
-			if priority > top.priority || priority == top.priority && !yes {
-				top.yes, top.priority = yes, priority
-			}
-			return
-		case top.priority > priority:
+		if top.priority > priority {
 			l.yes, l.priority = top.yes, top.priority
 		}
 		top.emit(w, l.First.Prev())

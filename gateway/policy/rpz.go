@@ -47,4 +47,5 @@ func (s *Snapshot) decideBeside(v, of *Verdict, sub Subject, q asked, now time.T
 	list := s.listIndex(of)
 	ms := slices.DeleteFunc(s.find(nil, sub, q), func(m blocklists.Match) bool { return m.List == list })
 	s.judge(v, sub, ms, now)
+	s.lift(v, sub, q.name, now)
 }

@@ -57,10 +57,12 @@ type Spec struct {
 type Snapshot struct {
 	id      uint64
 	spec    Spec
-	allBans mask // all bans
+	allBans mask   // all bans
+	of      string // the group that everybody is judged as, see ForGroup; empty for none
 	groups  bart.Table[int]
 	masks   []mask       // bans of each group
 	exempt  []exemptions // from each ban
+	named   named        // from whatever holds back a name; nil for none
 	cache   *matchCache
 	wide    bool // more matches than few may come together
 	mirrors bool // there is a list of them
@@ -119,10 +121,16 @@ func NewSnapshot(spec Spec) (*Snapshot, error) {
 	for i := range spec.Exemptions {
 		e := &spec.Exemptions[i]
 		b, ok := byID[e.Ban]
-		if !ok {
+		switch {
+		case e.Name != "" && e.Ban != "":
+			return nil, fmt.Errorf("exemption %s is from a ban and for a name; it is for one of them", e.ID)
+		case e.Name != "":
+			s.named.add(e)
+		case !ok:
 			return nil, fmt.Errorf("exemption %s is from ban %s, which is not there", e.ID, e.Ban)
+		default:
+			s.exempt[b].add(e)
 		}
-		s.exempt[b].add(e)
 	}
 	return s, nil
 }
@@ -178,7 +186,7 @@ func (s *Snapshot) group(sub Subject) (name string, bans mask) {
 	if i, ok := s.groupIndex(sub); ok {
 		return s.spec.Groups[i].Name, s.masks[i]
 	}
-	return "", s.allBans
+	return s.of, s.allBans
 }
 
 func (s *Snapshot) groupIndex(sub Subject) (int, bool) {
@@ -230,6 +238,7 @@ func (s *Snapshot) decide(v *Verdict, sub Subject, q asked, now time.Time) {
 	if !s.wide {
 		var room [few]blocklists.Match
 		s.judge(v, sub, s.find(room[:0], sub, q), now)
+		s.lift(v, sub, q.name, now)
 		return
 	}
 	room := matches.Get().(*[]blocklists.Match)
@@ -238,6 +247,7 @@ func (s *Snapshot) decide(v *Verdict, sub Subject, q asked, now time.Time) {
 	clear(ms) // it is the name's, and the name is borrowed
 	*room = ms
 	matches.Put(room)
+	s.lift(v, sub, q.name, now)
 }
 
 // find appends what the lists say.

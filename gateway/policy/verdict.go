@@ -99,15 +99,30 @@ type Verdict struct {
 // Blocked reports whether it must be held back.
 func (v *Verdict) Blocked() bool { return v.Action == Block }
 
+// Ends returns when what may pass now may pass no longer by time alone: the
+// exemption ends, or the ban takes effect. It is zero for never.
+func (v *Verdict) Ends() time.Time {
+	switch {
+	case v.Reason == ReasonExemption && v.Exemption != nil:
+		return v.Exemption.Until
+	case v.Reason == ReasonNotYet && v.Ban != nil:
+		return v.Ban.Effective
+	}
+	return time.Time{}
+}
+
 // Allowed reports whether it may pass. It is not the negation of Blocked: an
 // undecided verdict is neither.
 func (v *Verdict) Allowed() bool { return v.Action == Allow || v.Action == Report }
 
 // An Exemption is a dated, ticketed, expiring permission for a device or a
-// group to use what one ban holds back.
+// group to use what one ban holds back, or one name, whatever bans hold it back.
 type Exemption struct {
-	ID          string
-	Ban         string
+	ID  string
+	Ban string // empty for a name
+	// Name is canonical and stands for itself and all that is under it; empty for
+	// a ban. What the name leads to (aliases, addresses) is judged by itself.
+	Name        string
 	Device      netip.Prefix // the device's address, or invalid for a group
 	Group       string
 	From        time.Time // zero: at once

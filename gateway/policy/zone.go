@@ -9,12 +9,31 @@ import (
 // Whoever hands the policy on to others, as a response policy zone, needs all of
 // it: what the rules stand at, and what is decided there for a whole group.
 
-// Names returns each name that a rule for names stands at, once and in no order.
-// A name is valid until the next one.
-func (s *Snapshot) Names() iter.Seq[string] { return s.spec.Set.Names() }
+// Names returns each name that a rule for names stands at, once and in no order,
+// and in a snapshot for a group each that the group is exempt for. A name is
+// valid until the next one.
+func (s *Snapshot) Names() iter.Seq[string] {
+	if s.of == "" || s.named == nil {
+		return s.spec.Set.Names()
+	}
+	return func(yield func(string) bool) {
+		for name := range s.named {
+			if !s.spec.Set.StandsAt(name) && !yield(name) {
+				return
+			}
+		}
+		for name := range s.spec.Set.Names() {
+			if !yield(name) {
+				return
+			}
+		}
+	}
+}
 
-// StandsAt reports whether a rule for names stands at that very name.
-func (s *Snapshot) StandsAt(name string) bool { return s.spec.Set.StandsAt(name) }
+// StandsAt reports whether Names has that very name.
+func (s *Snapshot) StandsAt(name string) bool {
+	return s.spec.Set.StandsAt(name) || s.of != "" && s.named[name] != nil
+}
 
 // Prefixes returns each prefix that a rule stands at, once, in order.
 func (s *Snapshot) Prefixes() iter.Seq[netip.Prefix] {
@@ -40,7 +59,8 @@ func (s *Snapshot) Prefix(sub Subject, p netip.Prefix, now time.Time) (v Verdict
 
 // ForGroup returns a snapshot that judges whom it knows nothing of as s judges
 // the group at that time, without the exemptions of single devices; false for a
-// group that is not there.
+// group that is not there. Whoever follows it cannot tell names from bans, so the
+// bans that the group is exempt from are none of it.
 func (s *Snapshot) ForGroup(name string, now time.Time) (*Snapshot, bool) {
 	for i, g := range s.spec.Groups {
 		if g.Name != name {
@@ -48,6 +68,7 @@ func (s *Snapshot) ForGroup(name string, now time.Time) (*Snapshot, bool) {
 		}
 		of := &Snapshot{id: snapshots.Add(1), spec: s.spec, allBans: s.newMask(), wide: s.wide, mirrors: s.mirrors}
 		of.spec.Groups, of.spec.Exemptions = nil, nil
+		of.of, of.named = name, s.named.of(name)
 		of.exempt = make([]exemptions, len(s.spec.Bans))
 		of.cache = newMatchCache(0)
 		for b := range s.spec.Bans {

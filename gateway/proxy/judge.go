@@ -91,7 +91,7 @@ func judge(snap *policy.Snapshot, sub policy.Subject, q *request, t target, now 
 	if q.diverted != nil {
 		name = "" // it is the client's word for where it goes, and permits nothing else
 	}
-	lv, link := resolver.Judge(snap, sub, name, links, now)
+	lv, link, _ := resolver.Judge(snap, sub, name, links, now)
 	if !lv.Allowed() || v.Reason == policy.ReasonNoRule && lv.Reason != policy.ReasonNoRule ||
 		v.Action == policy.Allow && lv.Action == policy.Report {
 		return lv, link.String()

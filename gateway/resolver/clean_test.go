@@ -66,7 +66,7 @@ func TestCleanMeansAllowed(t *testing.T) {
 	for range 2000 {
 		k, m := d.response()
 		a := newAnswer(k, m, newClock().now)
-		v, link := Judge(s, policy.Subject{}, "", a.Links(), time.Now())
+		v, link, _ := Judge(s, policy.Subject{}, "", a.Links(), time.Now())
 		if a.Clean(s) != (v.Action == policy.Allow && v.Reason == policy.ReasonNoRule) {
 			t.Fatalf("clean is %v, the verdict is %v (%v) on %s", a.Clean(s), v.Action, v.Reason, link)
 		}

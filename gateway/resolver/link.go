@@ -41,11 +41,13 @@ func (l Link) String() string {
 // Judge puts the links to policy, for a question of that canonical name, or for
 // none. It returns the verdict on the first link that may not pass, else on the
 // first that may not pass over UDP, else on the first that is to be reported,
-// each with its link, else that nothing stands against them, with the zero Link.
-// Without a snapshot nothing is decided.
-func Judge(s *policy.Snapshot, sub policy.Subject, name string, links []Link, now time.Time) (policy.Verdict, Link) {
+// else on the first that an exemption lets through, each with its link, else that
+// nothing stands against them, with the zero Link; and when the first of those
+// that may pass now may no longer (policy.Verdict.Ends). Without a snapshot
+// nothing is decided.
+func Judge(s *policy.Snapshot, sub policy.Subject, name string, links []Link, now time.Time) (policy.Verdict, Link, time.Time) {
 	if s == nil {
-		return policy.Verdict{}, Link{}
+		return policy.Verdict{}, Link{}, time.Time{}
 	}
 	j := judgement{Inquiry: s.Inquire(sub, name, now)}
 	for len(links) > 0 {
@@ -65,10 +67,18 @@ func Judge(s *policy.Snapshot, sub policy.Subject, name string, links []Link, no
 		links = links[n:]
 	}
 	if j.v.Action != policy.Undecided || j.stopped {
-		return j.v, j.link
+		return j.v, j.link, j.ends
 	}
 	return policy.Verdict{Action: policy.Allow, Reason: policy.ReasonNoRule,
-		Generation: s.Generation(), Group: s.Group(sub)}, Link{}
+		Generation: s.Generation(), Group: s.Group(sub)}, Link{}, time.Time{}
+}
+
+// Earlier returns the earlier one of two times, of which zero is never.
+func Earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // A judgement is what is known of an answer, link after link.
@@ -76,7 +86,8 @@ type judgement struct {
 	policy.Inquiry
 	v       policy.Verdict // the one that counts so far
 	link    Link
-	stopped bool // nothing can be worse
+	ends    time.Time // of the first that may pass now
+	stopped bool      // nothing can be worse
 }
 
 // addrs judges links to addresses, which are one answer.
@@ -95,11 +106,14 @@ func (j *judgement) addrs(links []Link) (more bool) {
 
 // take takes the verdict on the next link, and reports whether others matter.
 func (j *judgement) take(l Link, v policy.Verdict) (more bool) {
+	j.ends = Earlier(j.ends, v.Ends())
+	free := j.v.Action == policy.Undecided
 	switch {
 	case !v.Allowed():
 		j.v, j.link, j.stopped = v, l, true
 	case v.Reason == policy.ReasonTCPOnly && j.v.Reason != policy.ReasonTCPOnly,
-		v.Action == policy.Report && j.v.Action == policy.Undecided:
+		v.Action == policy.Report && (free || j.v.Reason == policy.ReasonExemption),
+		v.Reason == policy.ReasonExemption && free:
 		j.v, j.link = v, l
 	}
 	return !j.stopped

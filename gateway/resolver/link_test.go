@@ -75,6 +75,10 @@ func snapshot(t testing.TB, now time.Time) *policy.Snapshot {
 	s, err := policy.NewSnapshot(policy.Spec{Generation: 9, Set: c.Build(),
 		Lists: []policy.List{{Name: "now", Ban: 0}, {Name: "later", Ban: 1}},
 		Bans:  []*blocklists.Ban{{ID: "now"}, {ID: "later", Effective: now.Add(time.Hour)}},
+		Exemptions: []policy.Exemption{
+			{ID: "E-1", Ban: "now", Device: netip.MustParsePrefix("10.9.0.9/32"), Until: now.Add(30 * time.Minute)},
+			{ID: "E-2", Name: "a.soon.test", Device: netip.MustParsePrefix("10.9.0.9/32"), Until: now.Add(20 * time.Minute)},
+		},
 		Groups: []policy.Group{
 			{Name: "free", Devices: []netip.Prefix{netip.MustParsePrefix("10.8.0.0/24")}, Bans: []string{"later"}}},
 	})
@@ -110,7 +114,7 @@ func TestJudge(t *testing.T) {
 		if tt.device != "" {
 			sub.Addr = netip.MustParseAddr(tt.device)
 		}
-		v, l := Judge(s, sub, "", tt.links, now)
+		v, l, _ := Judge(s, sub, "", tt.links, now)
 		if v.Action != tt.action || l.String() != tt.link || v.RuleID() != tt.rule || v.Generation != 9 {
 			t.Errorf("%s: %s by %q at %q, generation %d, want %s by %q at %q", tt.name, v.Action, v.RuleID(), l, v.Generation, tt.action, tt.rule, tt.link)
 		}
@@ -118,7 +122,23 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%s: group %q", tt.name, v.Group)
 		}
 	}
-	if v, _ := Judge(nil, policy.Subject{}, "", nil, now); v.Action != policy.Undecided {
+	exempt := policy.Subject{Addr: netip.MustParseAddr("10.9.0.9")}
+	for _, tt := range []struct {
+		links []Link
+		link  string
+		ends  time.Duration
+	}{
+		{[]Link{name("www.example"), name("a.banned.test"), addr("43.130.30.240")}, "CNAME a.banned.test", 30 * time.Minute},
+		{[]Link{name("a.banned.test"), name("a.soon.test")}, "CNAME a.banned.test", 20 * time.Minute},
+		{[]Link{name("a.banned.test"), name("b.soon.test")}, "CNAME b.soon.test", 30 * time.Minute}, // it is reported
+		{[]Link{name("b.soon.test")}, "CNAME b.soon.test", time.Hour},
+	} {
+		v, l, ends := Judge(s, exempt, "", tt.links, now)
+		if !v.Allowed() || l.String() != tt.link || !ends.Equal(now.Add(tt.ends)) {
+			t.Errorf("exempt, %v: %s at %q until %v, want %q until %v", tt.links, v.Action, l, ends.Sub(now), tt.link, tt.ends)
+		}
+	}
+	if v, _, _ := Judge(nil, policy.Subject{}, "", nil, now); v.Action != policy.Undecided {
 		t.Errorf("without a snapshot: %s", v.Action)
 	}
 }

@@ -31,7 +31,8 @@ func (z *view) actionOf(v *policy.Verdict) action {
 		return blocked(v.Answer)
 	case v.Reason == policy.ReasonTCPOnly:
 		return action{mode: blocklists.TCPOnly}
-	case v.Reason == policy.ReasonOperator || v.Reason == policy.ReasonProtected || v.Reason == policy.ReasonListAllow:
+	case v.Reason == policy.ReasonOperator || v.Reason == policy.ReasonProtected || v.Reason == policy.ReasonListAllow,
+		v.Reason == policy.ReasonExemption: // of the group, for a name
 		return action{pass: true}
 	}
 	return action{}

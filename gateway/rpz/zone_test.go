@@ -75,7 +75,9 @@ func build(t testing.TB, rules ...testRule) *policy.Snapshot {
 		spec.Lists = append(spec.Lists, policy.List{Name: ban.ID, Role: policy.RoleBan, Ban: i})
 	}
 	spec.Groups = []policy.Group{{Name: "few", Devices: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Bans: []string{"ban-0", "ban-1"}}}
-	spec.Exemptions = []policy.Exemption{{ID: "E", Ban: "ban-1", Group: "few", From: testTime.Add(time.Hour), Until: testTime.Add(2 * time.Hour)}}
+	spec.Exemptions = []policy.Exemption{{ID: "E", Ban: "ban-1", Group: "few", From: testTime.Add(time.Hour), Until: testTime.Add(2 * time.Hour)},
+		{ID: "N", Name: "deep.one.a.example", Group: "few", From: testTime.Add(time.Hour), Until: testTime.Add(2 * time.Hour)},
+		{ID: "D", Name: "a.example", Device: netip.MustParsePrefix("10.0.0.1/32"), Until: testTime.Add(9 * time.Hour)}}
 	s, err := policy.NewSnapshot(spec)
 	if err != nil {
 		t.Fatal(err)
@@ -155,6 +157,13 @@ func TestZoneOfAGroup(t *testing.T) {
 		}
 		if s := strings.Join(names, " "); s != tc.want {
 			t.Errorf("after %v: got %q, want %q", tc.after, s, tc.want)
+		}
+		// A name that the group is exempt for is let through, as long as it is.
+		for _, name := range []string{"deep.one.a.example", "under.deep.one.a.example", "one.a.example"} {
+			pass := tc.after == time.Hour && name != "one.a.example"
+			if a := nearest(got, name); a.pass != pass || !pass && a.mode != blocklists.NXDOMAIN {
+				t.Errorf("after %v, %s: %+v, want it to pass: %v", tc.after, name, a, pass)
+			}
 		}
 	}
 	if _, ok := s.ForGroup("nobody", testTime); ok {
