@@ -1,10 +1,12 @@
 package main
 
 import (
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -37,7 +39,8 @@ type options struct {
 	json    bool
 	pids    []int
 	perConn int
-	how     string // questions leave
+	roots   *x509.CertPool // nil: the system's
+	how     string         // questions leave
 }
 
 // newReport is what is known of a run whatever it did.
@@ -96,6 +99,10 @@ func parseDNSOptions(mode string, args []string) (options, error) {
 	fs.Uint64Var(&o.seed, "seed", 1, "of the drawing of names")
 	fs.BoolVar(&o.derived, "derived", false, "addresses must be those of load upstream")
 	pids := o.common(fs)
+	ca := new(string)
+	if mode == "dot" || mode == "doh" {
+		ca = fs.String("ca", "", "PEM file of the authority of the server's certificate; empty: the system's")
+	}
 	if mode == "udp" {
 		fs.IntVar(&o.flows, "flows", 16, "sockets")
 		fs.IntVar(&o.window, "window", 12, "questions in flight on each, closed loop")
@@ -127,7 +134,26 @@ func parseDNSOptions(mode string, args []string) (options, error) {
 	if o.server, err = parseServer(*server); err != nil {
 		return o, err
 	}
+	if o.roots, err = readRoots(*ca); err != nil {
+		return o, err
+	}
 	return o, o.finish(*pids)
+}
+
+// readRoots reads certificates of authorities; without a file they are nil.
+func readRoots(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(b) {
+		return nil, fmt.Errorf("%s: no certificate", file)
+	}
+	return roots, nil
 }
 
 // finish checks the bounds.

@@ -90,7 +90,7 @@ func (t *secureTransport) connect(flow int) error {
 	if err := s.raw.block(handshakeTime); err != nil {
 		return err
 	}
-	s.conn = tls.Client(s.raw, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{t.protocol}})
+	s.conn = tls.Client(s.raw, &tls.Config{RootCAs: t.roots, ServerName: t.server.Addr().String(), NextProtos: []string{t.protocol}})
 	if err := s.conn.Handshake(); err != nil {
 		return err
 	}

@@ -3,9 +3,12 @@ package main
 import (
 	"crypto/tls"
 	"encoding/binary"
+	"encoding/pem"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -33,6 +36,19 @@ func serveTLS(t *testing.T, b behaviour) *server {
 		}
 	}()
 	return s
+}
+
+// authority is a file with the certificate that servers for tests have.
+func authority(t *testing.T) string {
+	t.Helper()
+	web := httptest.NewUnstartedServer(nil)
+	web.StartTLS()
+	defer web.Close()
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // serveWeb answers DNS over HTTPS as net/http does, and counts the questions; one
@@ -65,17 +81,17 @@ func serveWeb(t *testing.T, every uint64) *server {
 
 func TestDoT(t *testing.T) {
 	s := serveTLS(t, right)
-	r := load(t, 0, "dot", "-server", s.addr, "-names", names(t, 500)+":1:allow", "-derived", "-time", "400ms", "-flows", "4", "-window", "20", "-timeout", "10s")
+	r := load(t, 0, "dot", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-derived", "-time", "400ms", "-flows", "4", "-window", "20", "-timeout", "10s")
 	if r.Sent == 0 || r.Sent != r.Answered || r.Lost+r.Wrong+r.Unasked+r.Reconnects != 0 || r.Sent != s.asked.Load() || !strings.HasPrefix(r.Send, "TLS 1.3") {
 		t.Errorf("sent %d, answered %d, server asked %d, %+v", r.Sent, r.Answered, s.asked.Load(), r)
 	}
 	s = serveTLS(t, every(10, right, blocked))
-	r = load(t, exitWrong, "dot", "-server", s.addr, "-names", names(t, 500)+":1:allow", "-time", "300ms", "-flows", "1", "-timeout", "10s")
+	r = load(t, exitWrong, "dot", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-time", "300ms", "-flows", "1", "-timeout", "10s")
 	if asked := s.asked.Load(); r.Wrong != asked/10 || r.Answered != asked {
 		t.Errorf("wrong %d of %d, the server lied in %d of %d", r.Wrong, r.Answered, asked/10, asked)
 	}
 	s = serveTLS(t, every(100, right, func([]byte, uint64) [][]byte { return [][]byte{nil} }))
-	r = load(t, 0, "dot", "-server", s.addr, "-names", names(t, 500)+":1:allow", "-time", "300ms", "-flows", "1", "-window", "1", "-timeout", "10s")
+	r = load(t, 0, "dot", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-time", "300ms", "-flows", "1", "-window", "1", "-timeout", "10s")
 	if r.Lost == 0 || r.Lost != r.Reconnects || r.Answered+r.Lost != r.Sent {
 		t.Errorf("sent %d, answered %d, lost %d, reconnects %d", r.Sent, r.Answered, r.Lost, r.Reconnects)
 	}
@@ -83,12 +99,12 @@ func TestDoT(t *testing.T) {
 
 func TestDoH(t *testing.T) {
 	s := serveWeb(t, 1<<62)
-	r := load(t, 0, "doh", "-server", s.addr, "-names", names(t, 500)+":1:allow", "-derived", "-time", "400ms", "-flows", "4", "-window", "20", "-timeout", "10s")
+	r := load(t, 0, "doh", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-derived", "-time", "400ms", "-flows", "4", "-window", "20", "-timeout", "10s")
 	if r.Sent == 0 || r.Sent != r.Answered || r.Lost+r.Wrong+r.Unasked+r.Reconnects != 0 || r.Sent != s.asked.Load() {
 		t.Errorf("sent %d, answered %d, server asked %d, %+v", r.Sent, r.Answered, s.asked.Load(), r)
 	}
 	s = serveWeb(t, 50)
-	r = load(t, 0, "doh", "-server", s.addr, "-names", names(t, 500)+":1:allow", "-time", "400ms", "-flows", "1", "-window", "1", "-timeout", "10s")
+	r = load(t, 0, "doh", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-time", "400ms", "-flows", "1", "-window", "1", "-timeout", "10s")
 	if r.Lost == 0 || r.Lost != r.Reconnects || r.Answered+r.Lost != r.Sent {
 		t.Errorf("sent %d, answered %d, lost %d, reconnects %d", r.Sent, r.Answered, r.Lost, r.Reconnects)
 	}

@@ -37,13 +37,17 @@ var measurements = []measurement{
 	{name: reloadName, plane: resolver, unit: "query", warm: true, args: func(b *contest) []string {
 		return []string{"udp", "-derived", "-rate", "20000", "-timeout", "3s", "-names", b.allowed + ":90:allow", "-names", b.list + ":10:block"}
 	}},
-	{name: "dot-blocked", plane: overTLS, unit: "query", args: func(b *contest) []string { return []string{"dot", "-names", b.list + ":1:block"} }},
-	{name: "dot-cached", plane: overTLS, unit: "query", warm: true, args: func(b *contest) []string {
-		return []string{"dot", "-derived", "-names", b.allowed + ":1:allow"}
+	{name: "dot-blocked", plane: overTLS, unit: "query", args: func(b *contest) []string {
+		return []string{"dot", "-ca", filepath.Join(b.work, certFile), "-names", b.list + ":1:block"}
 	}},
-	{name: "doh-blocked", plane: overHTTPS, unit: "query", args: func(b *contest) []string { return []string{"doh", "-names", b.list + ":1:block"} }},
+	{name: "dot-cached", plane: overTLS, unit: "query", warm: true, args: func(b *contest) []string {
+		return []string{"dot", "-ca", filepath.Join(b.work, certFile), "-derived", "-names", b.allowed + ":1:allow"}
+	}},
+	{name: "doh-blocked", plane: overHTTPS, unit: "query", args: func(b *contest) []string {
+		return []string{"doh", "-ca", filepath.Join(b.work, certFile), "-names", b.list + ":1:block"}
+	}},
 	{name: "doh-cached", plane: overHTTPS, unit: "query", warm: true, args: func(b *contest) []string {
-		return []string{"doh", "-derived", "-names", b.allowed + ":1:allow"}
+		return []string{"doh", "-ca", filepath.Join(b.work, certFile), "-derived", "-names", b.allowed + ":1:allow"}
 	}},
 	{name: "connect", plane: proxy, unit: "tunnel", args: func(b *contest) []string { return []string{"connect", "-origin", b.origin} }},
 	{name: "blocked-connect", plane: proxy, unit: "refusal", args: func(b *contest) []string { return []string{"blocked", "-timeout", "10s", "-names", b.list} }},

@@ -117,7 +117,12 @@ func (c *Certs) config(least uint16, protocols ...string) *tls.Config {
 }
 
 func (m *material) config(least uint16, protocols []string) *tls.Config {
-	cfg := &tls.Config{MinVersion: least, NextProtos: protocols, Certificates: []tls.Certificate{m.cert}}
+	cfg := &tls.Config{
+		MinVersion: least, NextProtos: protocols, Certificates: []tls.Certificate{m.cert},
+		// Replies are short: small records at the beginning of a connection, meant
+		// for web pages, would cost a system call each.
+		DynamicRecordSizingDisabled: true,
+	}
 	if m.clients != nil {
 		// A device without one is known by its address, as everywhere.
 		cfg.ClientAuth, cfg.ClientCAs = tls.VerifyClientCertIfGiven, m.clients

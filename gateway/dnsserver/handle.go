@@ -74,6 +74,7 @@ type core struct {
 	endpoints []dns.RR
 	name      string
 	idle      [allTransports]time.Duration // how long connections may idle, where clients may know
+	hots      chan *hot                    // for connections; their number is how many answer at once
 	stats     counters
 	latency   latencies
 }

@@ -32,6 +32,7 @@ type hot struct {
 	records []audit.Record
 	silent  bool
 	errors  extendedErrors
+	over    transport // of what it answers
 	// lean is what the last questions were like: below zero, most were blocked.
 	// It decides which of the two is looked for first, because the other look is
 	// a wait for memory in vain.
@@ -86,6 +87,12 @@ func (h *hot) answer(dst, p []byte, from netip.Addr, snap *policy.Snapshot, now 
 	case wire.Complex:
 		return nil, true
 	}
+	return h.decide(dst, from, snap, now)
+}
+
+// decide is answer for the question that was read.
+func (h *hot) decide(dst []byte, from netip.Addr, snap *policy.Snapshot, now time.Time) (reply []byte, leave bool) {
+	q := &h.query
 	if snap == nil {
 		return nil, true
 	}
@@ -232,7 +239,7 @@ func (h *hot) count(v *policy.Verdict, reply []byte) {
 // record keeps the decision until commit. The name and what the verdict says
 // of it are in the reader's buffer; SetVerdict copies.
 func (h *hot) record(v *policy.Verdict, from netip.Addr, reply []byte, now time.Time) {
-	h.records = append(h.records, newRecord(v, from, strings.Clone(h.query.Name()), h.query.Type, udp, "", reply, now))
+	h.records = append(h.records, newRecord(v, from, strings.Clone(h.query.Name()), h.query.Type, h.over, "", reply, now))
 }
 
 // judge has messages answered under the snapshot in force, and again as long
@@ -257,7 +264,11 @@ func (h *hot) reset() {
 
 // commit counts and records what was decided since the last commit.
 func (h *hot) commit(to *counters) {
-	h.tally.addTo(to)
+	h.tally.addTo(to, h.over)
+	if h.over != udp { // whose readers count for themselves, and are asked
+		h.core.latency.spot(h.over, fateBlocked, h.tally.actions[policy.Block])
+		h.core.latency.spot(h.over, fateCached, uint32(h.tally.cached))
+	}
 	for i := range h.records {
 		h.core.audit.Put(h.records[i])
 	}
@@ -327,9 +338,9 @@ type tally struct {
 	dropped          [drops]uint32
 }
 
-func (t *tally) addTo(c *counters) {
+func (t *tally) addTo(c *counters, tr transport) {
 	if t.received > 0 {
-		c.received[udp].Add(t.received)
+		c.received[tr].Add(t.received)
 	}
 	if t.slipped > 0 {
 		c.slipped.Add(t.slipped)

@@ -55,6 +55,13 @@ func (l *latencies) took(t transport, f fate, d time.Duration) {
 	h.sum.Add(int64(max(d, 0)))
 }
 
+// spot counts questions that were answered at once, in a batch.
+func (l *latencies) spot(t transport, f fate, n uint32) {
+	if n > 0 {
+		l[t][f].buckets[0].Add(uint64(n))
+	}
+}
+
 // A Latency is how long the questions of one transport took that had one
 // outcome. What is answered on the spot, in a batch, is not timed: it is in the
 // first bucket, and adds nothing to the sum.

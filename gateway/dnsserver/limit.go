@@ -256,21 +256,21 @@ func (h *hot) limit(dst, p []byte, from netip.Addr, snap *policy.Snapshot, now t
 	return h.answer(dst, p, from, snap, now)
 }
 
-// pace holds a connection up that asks for more than its client may; it is false
-// for one that would have to wait for too long.
-func (c *stream) pace() bool {
+// held is for how long a connection is held up before its next question, because
+// its client asks for more than it may; it is false for one that would have to
+// wait for too long.
+func (c *stream) held() (time.Duration, bool) {
 	l := c.server.core.limits
 	if l == nil {
-		return true
+		return 0, true
 	}
 	d, why := l.delay(c.client, time.Now())
 	if d > maxDelay {
 		c.server.core.stats.drop(why)
-		return false
+		return 0, false
 	}
 	if d > 0 {
 		c.server.core.stats.paced.Add(1)
-		wait(c.server.ending, d)
 	}
-	return true
+	return d, true
 }

@@ -20,6 +20,7 @@ type twoRoads struct {
 	*core
 	hot     *hot
 	records *recorder
+	over    transport // udp at first
 }
 
 // An outcome is all that a message leads to.
@@ -38,7 +39,11 @@ func (w *twoRoads) fast(p []byte, from netip.Addr) outcome {
 	var o outcome
 	now := time.Now()
 	w.hot.judge(func(snap *policy.Snapshot) {
-		o.reply, o.left = w.hot.answer(make([]byte, 0, replySize), p, from, snap, now)
+		if w.hot.over = w.over; w.over == udp {
+			o.reply, o.left = w.hot.answer(make([]byte, 0, replySize), p, from, snap, now)
+		} else {
+			o.reply, o.left = w.hot.onStream(make([]byte, 0, replySize), p, from, snap, now)
+		}
 	})
 	w.hot.tally.received++
 	w.hot.commit(&counted)
@@ -50,7 +55,7 @@ func (w *twoRoads) fast(p []byte, from netip.Addr) outcome {
 func (w *twoRoads) slow(p []byte, from netip.Addr) outcome {
 	w.stats = counters{}
 	var o outcome
-	q, reply := w.accept(make([]byte, 0, replySize), p, from, udp)
+	q, reply := w.accept(make([]byte, 0, replySize), p, from, w.over)
 	if o.reply = reply; q != nil {
 		o.reply, o.left = w.reply(make([]byte, 0, replySize), q)
 	}
@@ -75,7 +80,7 @@ func (w *twoRoads) same(t testing.TB, p []byte, from netip.Addr) (answered bool)
 	t.Helper()
 	slow, fast := w.slow(p, from), w.fast(p, from)
 	if fast.left {
-		if len(fast.reply) != 0 || fast.records != 0 || !reflect.DeepEqual(fast.stats, received()) {
+		if len(fast.reply) != 0 || fast.records != 0 || !reflect.DeepEqual(fast.stats, received(w.over)) {
 			t.Errorf("%x left with a reply of %d octets, %d records and %+v", p, len(fast.reply), fast.records, fast.stats)
 		}
 		return false
@@ -84,7 +89,7 @@ func (w *twoRoads) same(t testing.TB, p []byte, from netip.Addr) (answered bool)
 		t.Errorf("%x was answered, though the resolver must be asked", p)
 		return true
 	}
-	sameReply(t, p, fast.reply, slow.reply)
+	sameReply(t, w.over, p, fast.reply, slow.reply)
 	if fast.records != slow.records || fast.record != slow.record {
 		t.Errorf("%x: %d records\n%s\nwant %d\n%s", p, fast.records, fast.record, slow.records, slow.record)
 	}
@@ -95,17 +100,17 @@ func (w *twoRoads) same(t testing.TB, p []byte, from netip.Addr) (answered bool)
 }
 
 // received is what is counted of a message that nothing was done about yet.
-func received() Stats {
+func received(tr transport) Stats {
 	st := Stats{Dropped: map[string]uint64{}, Rcodes: map[string]uint64{}}
 	var c counters
-	c.received[udp].Add(1)
+	c.received[tr].Add(1)
 	c.addTo(&st)
 	return st
 }
 
 // sameReply compares two replies record by record. Their TTLs may be one
 // second apart: each road looks at a clock of its own.
-func sameReply(t testing.TB, p, got, want []byte) {
+func sameReply(t testing.TB, tr transport, p, got, want []byte) {
 	t.Helper()
 	if len(got) == 0 || len(want) == 0 {
 		if len(got) != len(want) {
@@ -133,7 +138,7 @@ func sameReply(t testing.TB, p, got, want []byte) {
 	if g.String() != w.String() || !reflect.DeepEqual(&g, &w) {
 		t.Errorf("%x: reply %v\nwant %v", p, &g, &w)
 	}
-	if limit := limitOf(p); len(got) > limit {
+	if limit := limitOf(p); tr == udp && len(got) > limit {
 		t.Errorf("%x: reply of %d octets, limit %d", p, len(got), limit)
 	}
 }

@@ -181,6 +181,10 @@ func Listen(opts Options) (*Server, error) {
 		blockTTL: uint32(opts.BlockTTL / time.Second),
 		timeout:  opts.Timeout, cookies: opts.Cookies, limits: newLimiter(&opts.Limits), tap: opts.Tap, proxies: opts.Proxies,
 	}
+	s.core.hots = make(chan *hot, opts.Readers)
+	for range opts.Readers {
+		s.core.hots <- nil // made when it is first needed
+	}
 	s.core.exit = newExit(s.life, &s.core, opts.Workers, opts.Queue, opts.MaxPerClient)
 	s.core.idle[tcp], s.core.idle[dot] = opts.Idle, opts.IdleEncrypted
 	s.places[tcp].init(opts.MaxTCP, opts.MaxTCPPerClient)

@@ -47,11 +47,10 @@ func (t *streams) stopReading() { t.each(func(c *stream) { c.stopReading() }) }
 func (t *streams) closeAll()    { t.each(func(c *stream) { _ = c.raw.Close() }) }
 
 // A stream is one connection over TCP (RFC 7766), or over TLS on top of it (RFC
-// 7858). Its reader takes messages one
-// after the other, its writer sends replies as they come, so questions
-// overtake each other (section 6.2.1.1). Every question holds a token until
-// its reply is written; a client that takes no replies gets no further
-// questions in.
+// 7858). Its reader answers what it can on the spot, see burst; the rest goes its
+// way, and a writer sends those replies as they come, so questions overtake each
+// other (section 6.2.1.1). Every question that waits holds a token until its
+// reply is written; a client that takes no replies gets no further questions in.
 type stream struct {
 	server *Server
 	from   *streamListener
@@ -65,6 +64,9 @@ type stream struct {
 	open   sync.WaitGroup // questions that hold a token
 	active atomic.Int64   // when something was last read or written, UnixNano
 	failed atomic.Bool    // writing failed: replies are thrown away
+	// writing is held from the verdicts on questions until their replies are
+	// written, so that none waits behind another's.
+	writing sync.Mutex
 	// mu guards stopped, so that no deadline is set after stopReading.
 	mu      sync.Mutex
 	stopped bool
@@ -265,80 +267,16 @@ func (c *stream) handshake() bool {
 	return true
 }
 
-// read takes messages until the connection is done.
+// read takes messages until the connection is done. Between two bursts it holds
+// no memory but for the first octet.
 func (c *stream) read() {
 	var r io.Reader = c.conn // TLS has a buffer of its own
 	if c.from.tls == nil {
 		r = bufio.NewReaderSize(c.conn, 2048)
 	}
-	var buf []byte
-	for {
-		msg, ok := c.next(r, buf)
-		if !ok {
-			return
-		}
-		c.touch()
-		if !c.pace() {
-			return
-		}
-		c.tokens <- struct{}{}
-		c.open.Add(1)
-		q, reply := c.server.core.accept(nil, msg, c.server.device(&c.claim, c.client), c.from.transport)
-		if q == nil && reply == nil {
-			// Not a question at all. Whoever speaks so is not worth a connection.
-			c.done()
-			return
-		}
-		if q != nil {
-			q.back = c
-		}
-		c.put(outgoing{q, reply})
-		if buf = msg[:0]; cap(buf) > keepBuffer {
-			buf = nil
-		}
+	var first [1]byte
+	for c.awaitFirst(r, first[:]) && c.burst(r, first[0]) {
 	}
-}
-
-const (
-	firstRead  = 512  // memory for the start of a message, whatever length it claims
-	keepBuffer = 4096 // the largest buffer that a connection keeps
-)
-
-// next reads one message: two octets of length, then as many (RFC 1035,
-// section 4.2.2). Memory grows with what has come, not with what is claimed.
-func (c *stream) next(r io.Reader, buf []byte) (msg []byte, ok bool) {
-	var head [2]byte
-	if !c.awaitFirst(r, head[:1]) || !c.readBy(time.Now().Add(c.server.opts.ReadTimeout)) {
-		return nil, false
-	}
-	if _, err := io.ReadFull(r, head[1:]); err != nil {
-		return nil, c.broken(err)
-	}
-	size := int(binary.BigEndian.Uint16(head[:]))
-	if size == 0 {
-		c.server.core.stats.drop(dropFraming)
-		return nil, false
-	}
-	for got := 0; got < size; {
-		n := min(size, max(2*got, firstRead, cap(buf)))
-		if cap(buf) < n {
-			buf = append(make([]byte, 0, n), buf[:got]...)
-		}
-		buf = buf[:n]
-		if _, err := io.ReadFull(r, buf[got:]); err != nil {
-			return nil, c.broken(err)
-		}
-		got = n
-	}
-	return buf, true
-}
-
-// broken counts a message that did not come whole in time.
-func (c *stream) broken(err error) bool {
-	if errors.Is(err, os.ErrDeadlineExceeded) && !c.server.isEnding() {
-		c.server.core.stats.drop(dropSlow)
-	}
-	return false
 }
 
 // awaitFirst waits for the first octet of a message. A connection is idle when
@@ -385,17 +323,29 @@ func (c *stream) write() {
 	defer outBuffers.Put(frame)
 	for all := c.out.take(); len(all) > 0; all = c.out.take() {
 		for _, o := range all {
-			reply := o.reply
-			if o.q != nil {
-				var waits bool
-				if reply, waits = c.answer(*buf, o.q); waits {
-					continue // it comes back
-				}
+			if c.settle(*buf, *frame, o) {
+				c.done()
 			}
-			c.send(*frame, reply)
-			c.done()
 		}
 	}
+}
+
+// settle writes a reply; it is false for a question that comes back when the
+// resolver was asked.
+func (c *stream) settle(buf, frame []byte, o outgoing) bool {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	reply := o.reply
+	if o.q != nil {
+		var waits bool
+		if reply, waits = c.answer(buf, o.q); waits {
+			return false
+		}
+	}
+	if len(reply) > 0 {
+		c.send(append(binary.BigEndian.AppendUint16(frame, uint16(len(reply))), reply...))
+	}
+	return true
 }
 
 // answer returns the reply to write now, or reports that the question waits for
@@ -413,19 +363,18 @@ func (c *stream) answer(buf []byte, q *question) (reply []byte, waits bool) {
 	return reply, false
 }
 
-// send writes a reply with its length at once: in one segment where it fits (RFC
-// 7766, section 8), and in one record of TLS.
-func (c *stream) send(frame, reply []byte) {
-	if len(reply) == 0 {
+// send writes replies with their lengths at once: in one segment where they fit
+// (RFC 7766, section 8), and in one record of TLS.
+func (c *stream) send(frames []byte) {
+	if len(frames) == 0 {
 		return
 	}
 	if c.failed.Load() {
 		c.server.core.stats.drop(dropWriteError)
 		return
 	}
-	frame = append(binary.BigEndian.AppendUint16(frame, uint16(len(reply))), reply...)
 	_ = c.conn.SetWriteDeadline(time.Now().Add(c.server.opts.WriteTimeout))
-	if _, err := c.conn.Write(frame); err != nil {
+	if _, err := c.conn.Write(frames); err != nil {
 		c.server.core.stats.drop(dropWriteError)
 		c.failed.Store(true)
 		c.stopReading()

@@ -16,8 +16,8 @@ type Tap interface {
 
 // show gives a tap what the hot path has answered. Both are the reader's, so
 // they are copied.
-func (c *core) show(query, reply []byte, from netip.Addr, asked time.Time) {
-	m := tap.Message{Asked: asked, Client: from, Transport: transportNames[udp], Query: bytes.Clone(query), Reply: bytes.Clone(reply)}
+func (c *core) show(tr transport, query, reply []byte, from netip.Addr, asked time.Time) {
+	m := tap.Message{Asked: asked, Client: from, Transport: transportNames[tr], Query: bytes.Clone(query), Reply: bytes.Clone(reply)}
 	if len(reply) > 0 {
 		m.Answered = time.Now()
 	}

@@ -342,7 +342,7 @@ func (r *batchReader) show() {
 	s := r.slabs
 	for i := range r.n {
 		if from, _ := source(&s.name[i]); !s.leave[i] {
-			r.hot.core.show(s.in[i][:s.recv[i].n], s.out[i][:s.reply[i]], from, r.now)
+			r.hot.core.show(udp, s.in[i][:s.recv[i].n], s.out[i][:s.reply[i]], from, r.now)
 		}
 	}
 }

@@ -115,7 +115,7 @@ func (u *portableSocket) handle(h *hot, out, packet, oob []byte, from netip.Addr
 	h.judge(func(snap *policy.Snapshot) { reply, leave = h.limit(out, packet, addr, snap, now) })
 	h.commit(&u.count)
 	if h.core.tap != nil && !leave {
-		h.core.show(packet, reply, addr, now)
+		h.core.show(udp, packet, reply, addr, now)
 	}
 	if leave {
 		reply = h.core.leave(out, &datagram{msg: bytes.Clone(packet), from: addr, arrived: now, back: back})

@@ -72,6 +72,9 @@ type Query struct {
 	Limit int
 	// EDNS is whether there was an OPT record, and DO its bit (RFC 3225).
 	EDNS, DO bool
+	// Padded and Keepalive are whether it had the options of RFC 7830 and RFC
+	// 7828, which mean something on some transports.
+	Padded, Keepalive bool
 	// Cookies says that the option of that name means something, so that a
 	// message with it is Complex. It is the caller's to set.
 	Cookies bool
@@ -133,6 +136,7 @@ func (q *Query) Parse(p []byte) (f Fate, rcode uint8) {
 		return Complex, 0
 	}
 	q.EDNS, q.DO, q.Limit = false, false, MinLimit
+	q.Padded, q.Keepalive = false, false
 	if additional > 0 && (additional > 1 || !q.readOPT(p[end:])) {
 		return Complex, 0
 	}
@@ -218,6 +222,7 @@ func (q *Query) readOPT(p []byte) bool {
 		if n > len(options)-4 || !knownOption(code, options[4:4+n]) || code == optionCookie && q.Cookies {
 			return false
 		}
+		q.Padded, q.Keepalive = q.Padded || code == optionPadding, q.Keepalive || code == optionKeepalive
 		options = options[4+n:]
 	}
 	q.EDNS, q.DO = true, p[7]&0x80 != 0
@@ -226,16 +231,20 @@ func (q *Query) readOPT(p []byte) bool {
 	return true
 }
 
-const optionCookie = 10 // RFC 7873, section 4
+const (
+	optionCookie    = 10 // RFC 7873, section 4
+	optionKeepalive = 11 // RFC 7828, section 3.1
+	optionPadding   = 12 // RFC 7830, section 3
+)
 
 // knownOption reports whether it is an option that clients send, that may
 // stand in any query, and that is well-formed.
 func knownOption(code uint16, data []byte) bool {
-	const nsid, dau, n3u, subnet, keepalive, padding = 3, 5, 7, 8, 11, 12
+	const nsid, dau, n3u, subnet = 3, 5, 7, 8
 	switch code {
-	case nsid, dau, dau + 1, n3u, optionCookie, padding:
+	case nsid, dau, dau + 1, n3u, optionCookie, optionPadding:
 		return true
-	case keepalive:
+	case optionKeepalive:
 		return len(data) == 0 || len(data) == 2 // RFC 7828, section 3.1
 	case subnet:
 		if len(data) < 4 {

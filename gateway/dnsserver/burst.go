@@ -1,0 +1,231 @@
+package dnsserver
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/weir-gateway/weir/gateway/policy"
+	"github.com/weir-gateway/weir/gateway/wire"
+)
+
+const (
+	burstSize = 4096 // bytes of questions that are looked at together
+	spotSize  = 8192 // after so many bytes of replies they are written
+)
+
+// A burst is what a client has sent at once: the questions in it that are blocked
+// or cached are answered on the spot, by the same hot path as those over UDP, and
+// their replies leave in one write. It is borrowed for as long as there are bytes,
+// since most connections are idle.
+type burst struct {
+	in    []byte   // what was read and is not yet answered
+	msgs  [][]byte // whole messages in it
+	out   []byte   // replies, each with its length
+	reply []byte   // the one that is being made
+	left  [][]byte // messages that the hot path has left
+	upto  int      // so many of the messages are in out or left
+
+	hot   *hot
+	from  netip.Addr
+	now   time.Time
+	judge func(*policy.Snapshot) // answer, made once
+}
+
+var bursts = sync.Pool{New: func() any {
+	b := &burst{in: make([]byte, 0, burstSize), out: make([]byte, 0, spotSize+2+replySize), reply: make([]byte, 0, replySize)}
+	b.judge = b.answer
+	return b
+}}
+
+// free gives the burst back, but for memory that a large message took.
+func (b *burst) free() {
+	if cap(b.in) > burstSize {
+		b.in = make([]byte, 0, burstSize)
+	}
+	if cap(b.out) > 2*spotSize {
+		b.out = make([]byte, 0, spotSize+2+replySize)
+	}
+	clear(b.msgs[:cap(b.msgs)])
+	clear(b.left[:cap(b.left)])
+	b.hot = nil
+	bursts.Put(b)
+}
+
+// burst reads what the client has sent after a first octet, until nothing of it
+// is left. A message must be whole within the time for it. Memory grows with what
+// has come, not with what is claimed.
+func (c *stream) burst(r io.Reader, first byte) bool {
+	b := bursts.Get().(*burst)
+	defer b.free()
+	b.in = append(b.in[:0], first)
+	began := time.Now()
+	for c.readBy(began.Add(c.server.opts.ReadTimeout)) {
+		n, err := r.Read(b.in[len(b.in):cap(b.in)])
+		b.in = b.in[:len(b.in)+n]
+		if n > 0 {
+			c.touch()
+			used, ok := c.take(b)
+			if !ok {
+				return false
+			}
+			if used > 0 {
+				began = time.Now()
+			}
+			if b.in = b.in[:copy(b.in, b.in[used:])]; len(b.in) == 0 && err == nil {
+				return true
+			}
+			b.grow()
+		}
+		if err != nil {
+			return c.broken(err)
+		}
+	}
+	return false
+}
+
+// grow makes room for the rest of a message that is longer than the buffer.
+func (b *burst) grow() {
+	if len(b.in) == cap(b.in) {
+		b.in = append(make([]byte, 0, 2*cap(b.in)), b.in...)
+	}
+}
+
+// take answers the whole messages of the burst, two octets of length before each
+// (RFC 1035, section 4.2.2), and returns how many bytes they are; it is false when
+// the connection is to be closed.
+func (c *stream) take(b *burst) (used int, ok bool) {
+	b.msgs = b.msgs[:0]
+	for len(b.in)-used >= 2 {
+		size := int(binary.BigEndian.Uint16(b.in[used:]))
+		if size == 0 {
+			c.server.core.stats.drop(dropFraming)
+			return used, false
+		}
+		if len(b.in)-used-2 < size {
+			break
+		}
+		d, ok := c.held()
+		if d > 0 || !ok {
+			if !c.serveAll(b) || !ok {
+				return used, false
+			}
+			b.msgs = b.msgs[:0]
+			wait(c.server.ending, d)
+		}
+		b.msgs = append(b.msgs, b.in[used+2:used+2+size])
+		used += 2 + size
+	}
+	return used, c.serveAll(b)
+}
+
+// serveAll answers the messages of the burst; it is false for a connection on
+// which something came that is no question.
+func (c *stream) serveAll(b *burst) bool {
+	for len(b.msgs) > 0 {
+		c.spot(b)
+		for _, m := range b.left {
+			if !c.leave(m, b.now) {
+				return false
+			}
+		}
+		b.msgs = b.msgs[b.upto:]
+	}
+	return true
+}
+
+// spot answers what it can of the messages, as many as make one write, under one
+// snapshot.
+func (c *stream) spot(b *burst) {
+	core := &c.server.core
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	b.hot = core.borrow(c.from.transport)
+	b.from, b.now = c.server.device(&c.claim, c.client), time.Now()
+	b.hot.judge(b.judge)
+	b.hot.tally.received += uint64(b.upto)
+	b.hot.commit(&core.stats)
+	core.hots <- b.hot
+	c.send(b.out)
+}
+
+// answer answers messages under one snapshot.
+func (b *burst) answer(snap *policy.Snapshot) {
+	b.out, b.left, b.upto = b.out[:0], b.left[:0], 0
+	for _, m := range b.msgs {
+		if len(b.out) >= spotSize {
+			return
+		}
+		b.upto++
+		reply, leave := b.hot.onStream(b.reply[:0], m, b.from, snap, b.now)
+		if leave {
+			b.left = append(b.left, m)
+			continue
+		}
+		if b.hot.core.tap != nil {
+			b.hot.core.show(b.hot.over, m, reply, b.from, b.now)
+		}
+		if len(reply) > 0 {
+			b.out = append(binary.BigEndian.AppendUint16(b.out, uint16(len(reply))), reply...)
+		}
+	}
+}
+
+// leave hands a message on that the hot path has left; it is false for one that
+// is not a question at all: whoever speaks so is not worth a connection.
+func (c *stream) leave(m []byte, arrived time.Time) bool {
+	c.tokens <- struct{}{}
+	c.open.Add(1)
+	q, reply := c.server.core.look(nil, m, c.server.device(&c.claim, c.client), c.from.transport, arrived)
+	if q == nil && reply == nil {
+		c.done()
+		return false
+	}
+	if q != nil {
+		q.back = c
+	}
+	c.put(outgoing{q, reply})
+	return true
+}
+
+// borrow takes a hot path for messages of that transport, which whoever has it
+// gives back at once: it waits for nothing meanwhile.
+func (c *core) borrow(tr transport) *hot {
+	h := <-c.hots
+	if h == nil {
+		h = newHot(c)
+	}
+	h.over = tr
+	return h
+}
+
+// onStream is answer for a message of a connection, where replies may have any
+// length, and be padded. Everything but a plain question leaves.
+func (h *hot) onStream(dst, p []byte, from netip.Addr, snap *policy.Snapshot, now time.Time) (reply []byte, leave bool) {
+	q := &h.query
+	if f, _ := q.Parse(p); f != wire.Simple || q.Keepalive && h.core.idle[h.over] > 0 {
+		return nil, true
+	}
+	q.Limit = dns.MaxMsgSize
+	if reply, leave = h.decide(dst, from, snap, now); leave {
+		return nil, true
+	}
+	if len(reply) > 0 && q.Padded && h.over.encrypted() {
+		reply = pad(reply, dns.MaxMsgSize)
+	}
+	return reply, false
+}
+
+// broken counts a message that did not come whole in time.
+func (c *stream) broken(err error) bool {
+	if errors.Is(err, os.ErrDeadlineExceeded) && !c.server.isEnding() {
+		c.server.core.stats.drop(dropSlow)
+	}
+	return false
+}
