@@ -12,6 +12,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/weir-gateway/weir/bench/corpus"
 	"github.com/weir-gateway/weir/blocklists"
 )
 
@@ -118,10 +119,9 @@ func TestSavedCache(t *testing.T) {
 // TestSavedCacheExpires: what is over is of use as a stale answer only, and for as
 // long as any; what is of tomorrow, of none.
 func TestSavedCacheExpires(t *testing.T) {
-	up := records(t, "*. 60 IN A 192.0.2.1")
-	inner := up.answer
+	up := corpus.NewCulprit(t, 60)
 	clk := newClock()
-	opts := Options{Upstreams: udp(t, listen(t, up)), CacheEntries: 1000, Stale: Stale{Max: time.Hour, Wait: 100 * time.Millisecond}, Timeout: time.Second}
+	opts := Options{Upstreams: udp(t, up.Addr), CacheEntries: 1000, Stale: Stale{Max: time.Hour, Wait: 100 * time.Millisecond}, Timeout: time.Second}
 	old := openAt(t, opts, clk.now, portDNS)
 	resolve(t, old, "www.example", dns.TypeA)
 	file := saved(t, old)
@@ -142,11 +142,11 @@ func TestSavedCacheExpires(t *testing.T) {
 		if a := r.Cached(question("www.example", dns.TypeA)); (a == nil) != c.stale {
 			t.Errorf("after %v: cached answer %v", c.after, a)
 		}
-		up.answer = silent().answer
+		up.Do(corpus.Misdeeds()[0]) // dead
 		if a := resolve(t, r, "www.example", dns.TypeA); a.Stale() != c.stale {
 			t.Errorf("after %v: stale %t", c.after, a.Stale())
 		}
-		up.answer = inner
+		up.Repent()
 	}
 }
 
@@ -187,12 +187,18 @@ func TestSavedCacheIsBounded(t *testing.T) {
 // TestSavedCacheGivesWay: what came since stays, and what was forgotten since
 // stays forgotten.
 func TestSavedCacheGivesWay(t *testing.T) {
-	up := records(t, "*. 60 IN A 192.0.2.1")
+	first, then := records(t, "*. 60 IN A 192.0.2.1"), records(t, "*. 60 IN A 192.0.2.2")
+	up := new(zone)
+	up.answer = func(q *dns.Msg) *dns.Msg {
+		if up.queries.Load() == 1 {
+			return first.answer(q)
+		}
+		return then.answer(q)
+	}
 	opts := Options{Upstreams: udp(t, listen(t, up)), CacheEntries: 100}
 	old := open(t, opts)
 	resolve(t, old, "www.example", dns.TypeA)
 	file := saved(t, old)
-	up.answer = records(t, "*. 60 IN A 192.0.2.2").answer
 	r := open(t, opts)
 	resolve(t, r, "www.example", dns.TypeA)
 	if n, err := r.Restore(bytes.NewReader(file)); n != 0 || err != nil {
