@@ -71,14 +71,21 @@ func (g *Gateway) exemptRoutes() []admin.Route {
 
 // allExemptions returns all of them, those of the configuration first.
 func (g *Gateway) allExemptions() []*Exemption {
+	return allExemptions(g.state.Load().cfg, g.local.Load())
+}
+
+func allExemptions(cfg *config.Config, beside *local) []*Exemption {
 	var all []*Exemption
-	for _, e := range g.state.Load().cfg.Exemptions {
+	for _, e := range cfg.Exemptions {
 		all = append(all, &Exemption{
 			ID: e.ID, State: stateApproved, Ban: e.Ban, Name: e.Name, Device: e.Device, Group: e.Group, From: e.From, Until: e.Until, Ticket: e.Ticket,
 			Reason: e.Reason, RequestedBy: Decision{Name: e.RequestedBy}, ApprovedBy: Decision{Name: e.ApprovedBy}, Source: sourceFile,
 		})
 	}
-	return append(all, g.local.Load().exemptions...)
+	if beside == nil {
+		return all
+	}
+	return append(all, beside.exemptions...)
 }
 
 func (g *Gateway) reportExemptions(now time.Time) Exemptions {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/weir-gateway/weir/blocklists"
 	"github.com/weir-gateway/weir/config"
+	"github.com/weir-gateway/weir/gateway/generation"
 	"github.com/weir-gateway/weir/gateway/policy"
 	"github.com/weir-gateway/weir/gateway/proxy"
 	"github.com/weir-gateway/weir/gateway/resolver"
@@ -36,6 +37,13 @@ type Explanation struct {
 	DNS        Explained   `json:"dns"`
 	Proxy      Explained   `json:"proxy"`
 	Answers    AnswerCheck `json:"answers"`
+	// Why says in a sentence why it passes, where nothing holds it back.
+	Why     string   `json:"why,omitempty"`
+	Basis   string   `json:"basis"` // whose policy this is
+	Voices  []Voice  `json:"voices"`
+	Client  Client   `json:"client"`
+	Between *Between `json:"between,omitempty"` // where two generations were named
+	Cache   *Cache   `json:"cache,omitempty"`   // of a running gateway, for a name
 }
 
 // Explained is the verdict on one plane with its evidence.
@@ -71,27 +79,29 @@ type AnswerCheck struct {
 	Links   []string `json:"links,omitempty"`
 }
 
-// An Explainer explains what a configuration's policy does.
+// An Explainer explains what a policy does: that of a configuration, see
+// NewExplainer, or the one that a gateway has in force.
 type Explainer struct {
-	cfg *config.Config
-	set *policySet
+	cfg      *config.Config
+	snapshot *policy.Snapshot
+	lists    []ListStatus
+	beside   *local
+	basis    string
+	gens     *generation.Store  // nil for none
+	resolver *resolver.Resolver // of a running gateway; nil: Resolve takes one of its own
 	// Resolve makes Explain ask the upstreams for an allowed name, because an
 	// answer may lead to something banned.
 	Resolve bool
 	Timeout time.Duration // of Resolve
+	// From and To make Explain say what two generations say; zero for not.
+	From, To uint64
 }
 
-// NewExplainer compiles the policy of the configuration.
-func NewExplainer(cfg *config.Config) (*Explainer, error) {
-	set, err := compile(cfg, 1, nil)
-	if err != nil {
-		return nil, err
-	}
-	return &Explainer{cfg: cfg, set: set, Resolve: true, Timeout: 3 * time.Second}, nil
-}
+// explainTimeout is for how long an explanation waits for upstreams.
+const explainTimeout = 3 * time.Second
 
 // Lists returns what was loaded of each list.
-func (e *Explainer) Lists() []ListStatus { return e.set.lists }
+func (e *Explainer) Lists() []ListStatus { return e.lists }
 
 // Explain says what would happen to a name, URL or address that the device
 // asks for at that time.
@@ -100,9 +110,12 @@ func (e *Explainer) Explain(ctx context.Context, s string, device netip.Addr, no
 	if err != nil {
 		return nil, err
 	}
-	snap := e.set.snapshot
+	snap := e.snapshot
 	sub := policy.Subject{Addr: device.Unmap()}
-	x := &Explanation{Target: s, Device: device, Generation: snap.Generation(), Time: now.UTC(), Group: snap.Group(sub)}
+	x := &Explanation{Target: s, Device: device, Generation: snap.Generation(), Time: now.UTC(), Group: snap.Group(sub), Basis: e.basis}
+	if err := e.before(x, t, sub, now); err != nil {
+		return nil, err
+	}
 	var onDNS, onProxy policy.Verdict
 	switch {
 	case t.addr.IsValid():
@@ -138,6 +151,7 @@ func (e *Explainer) Explain(ctx context.Context, s string, device netip.Addr, no
 			x.Proxy.Effect = "403 all the same: " + x.Proxy.Refused
 		}
 	}
+	x.Why = x.why(&onDNS, &onProxy)
 	return x, nil
 }
 
@@ -207,17 +221,12 @@ func (e *Explainer) ask(ctx context.Context, x *Explanation, name string) answer
 		x.Answers.Note = "not asked"
 		return nil
 	}
-	log := slog.New(slog.DiscardHandler)
-	data, err := localData(e.cfg, log)
-	var r *resolver.Resolver
-	if err == nil {
-		r, err = newResolver(e.cfg, data, nil, log)
-	}
+	r, done, err := e.asks()
 	if err != nil {
 		x.Answers.Note = err.Error()
 		return nil
 	}
-	defer func() { _ = r.Close() }()
+	defer done()
 	ctx, cancel := context.WithTimeout(ctx, e.Timeout)
 	defer cancel()
 	all := answers{}
@@ -238,6 +247,19 @@ func (e *Explainer) ask(ctx context.Context, x *Explanation, name string) answer
 	}
 	x.Answers.Checked, x.Answers.Note = true, strings.Join(notes, ", ")
 	return all
+}
+
+// asks returns the resolver to ask, and what to call when that is done.
+func (e *Explainer) asks() (r *resolver.Resolver, done func(), err error) {
+	if e.resolver != nil {
+		return e.resolver, func() {}, nil
+	}
+	log := slog.New(slog.DiscardHandler)
+	data, err := localData(e.cfg, log)
+	if err == nil {
+		r, err = newResolver(e.cfg, data, nil, log)
+	}
+	return r, func() { _ = r.Close() }, err
 }
 
 // addrs are the addresses that the name leads to.
@@ -276,7 +298,7 @@ func (e *Explainer) explained(v *policy.Verdict, via resolver.Link, effect strin
 		x.Via = via.String()
 	}
 	if v.List != "" {
-		x.Policy, x.Data = v.Rule.Policy(), e.set.snapshot.LocalData(v)
+		x.Policy, x.Data = v.Rule.Policy(), e.snapshot.LocalData(v)
 		x.Rule, x.Line, x.Source = v.Rule.String(), v.Rule.Line, e.sourceOf(v.List)
 	}
 	if b := v.Ban; b != nil {
@@ -292,7 +314,7 @@ func (e *Explainer) explained(v *policy.Verdict, via resolver.Link, effect strin
 }
 
 func (e *Explainer) sourceOf(list string) string {
-	for _, l := range e.set.lists {
+	for _, l := range e.lists {
 		if l.Name == list {
 			return l.Source
 		}

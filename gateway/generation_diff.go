@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weir-gateway/weir/blocklists"
+	"github.com/weir-gateway/weir/gateway/generation"
 	"github.com/weir-gateway/weir/gateway/policy"
 )
 
@@ -108,7 +109,11 @@ func (g *Gateway) diffDefaults(q *diffQuery) error {
 
 // generation reads a generation, with a snapshot to ask.
 func (g *Gateway) generation(number uint64) (*policySet, error) {
-	gen, rules, err := g.gens.store.Load(number)
+	return loadGeneration(g.gens.store, number)
+}
+
+func loadGeneration(store *generation.Store, number uint64) (*policySet, error) {
+	gen, rules, err := store.Load(number)
 	if err != nil {
 		return nil, err
 	}

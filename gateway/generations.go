@@ -9,6 +9,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/weir-gateway/weir/config"
 	"github.com/weir-gateway/weir/gateway/generation"
 	"github.com/weir-gateway/weir/gateway/policy"
 )
@@ -109,12 +110,16 @@ func (g *Gateway) exemptions(set *policySet) []policy.Exemption {
 }
 
 func (g *Gateway) exemptionsWith(set *policySet, beside *local) []policy.Exemption {
+	return exemptionsFor(g.cfg, set, beside)
+}
+
+func exemptionsFor(cfg *config.Config, set *policySet, beside *local) []policy.Exemption {
 	bans := make(map[string]bool)
 	for _, b := range set.spec.Bans {
 		bans[b.ID] = true
 	}
 	var out []policy.Exemption
-	for _, e := range g.cfg.Exemptions {
+	for _, e := range cfg.Exemptions {
 		if e.Name != "" || bans[e.Ban] {
 			out = append(out, policy.Exemption(e))
 		}

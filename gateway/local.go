@@ -46,22 +46,32 @@ func (g *Gateway) loadLocal() error {
 	if err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
-	l := new(local)
-	if l.exemptions, err = readExemptions(folder); err != nil {
+	l, err := readLocal(g.folder.path)
+	if err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
+	g.local.Store(l)
+	return g.uses.load(filepath.Join(folder, usesFile))
+}
+
+// readLocal reads what is kept in a state folder, and changes nothing there.
+func readLocal(path string) (l *local, err error) {
+	l = new(local)
+	l.exemptions, err = readExemptions(filepath.Join(path, exemptionsFolder))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	var kept keptRules
-	if err := readJSON(filepath.Join(g.folder.path, rulesFile), &kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("state: %w", err)
+	if err := readJSON(filepath.Join(path, rulesFile), &kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
 	l.rules, l.numbered = kept.Rules, kept.Numbered
 	for _, r := range l.rules {
 		if r.rule, err = config.ParseRule(r.Name); err != nil {
-			return fmt.Errorf("state: %s: %w", rulesFile, err)
+			return nil, fmt.Errorf("%s: %w", rulesFile, err)
 		}
 	}
-	g.local.Store(l)
-	return g.uses.load(filepath.Join(folder, usesFile))
+	return l, nil
 }
 
 // readJSON reads a file that was written by writeJSON.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"net/url"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -21,13 +23,15 @@ func explainCommand() *cli.Command {
 		ArgsUsage: "NAME|URL|ADDRESS",
 		Description: "Exits with 0 if it would pass and with 3 if it would be blocked. A name that passes\n" +
 			"is also resolved through the configured upstreams, because an answer may lead to\n" +
-			"something banned; --offline leaves that out.",
-		Flags: []cli.Flag{
-			configFlag(),
+			"something banned; --offline leaves that out. The policy is the one that a gateway with\n" +
+			"this configuration would start with, with what its state folder holds; --live (or\n" +
+			"--admin) asks the running gateway instead, and shows what its cache holds.",
+		Flags: adminFlags(
 			&cli.StringFlag{Name: "device", Usage: "address of the `DEVICE` that asks; without it a device in no group"},
 			&cli.BoolFlag{Name: "offline", Usage: "do not resolve the name"},
-			jsonFlag(),
-		},
+			&cli.BoolFlag{Name: "live", Usage: "ask the running gateway"},
+			&cli.StringFlag{Name: "between", Usage: "say too what two generations `A,B` say; weir lists history shows them"},
+		),
 		Action: explain,
 	}
 }
@@ -43,16 +47,11 @@ func explain(c *cli.Context) error {
 			return fmt.Errorf("--device %q is not an IP address; give the device's address on the VPN", d)
 		}
 	}
-	cfg, err := loadConfig(c)
-	if err != nil {
-		return err
+	of := explainHere
+	if c.Bool("live") || c.String("admin") != "" {
+		of = explainLive
 	}
-	e, err := gateway.NewExplainer(cfg)
-	if err != nil {
-		return err
-	}
-	e.Resolve = !c.Bool("offline")
-	x, err := e.Explain(c.Context, c.Args().First(), device, time.Now())
+	x, err := of(c, device)
 	if err != nil {
 		return err
 	}
@@ -65,6 +64,43 @@ func explain(c *cli.Context) error {
 		return exitCode(exitBlocked)
 	}
 	return err
+}
+
+// explainHere explains without a gateway.
+func explainHere(c *cli.Context, device netip.Addr) (*gateway.Explanation, error) {
+	cfg, err := loadConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	e, err := gateway.NewExplainer(cfg)
+	if err != nil {
+		return nil, err
+	}
+	e.Resolve = !c.Bool("offline")
+	if s := c.String("between"); s != "" {
+		if e.From, e.To, err = gateway.ParseBetween(s); err != nil {
+			return nil, fmt.Errorf("--between: %w", err)
+		}
+	}
+	return e.Explain(c.Context, c.Args().First(), device, time.Now())
+}
+
+// explainLive asks the running gateway.
+func explainLive(c *cli.Context, device netip.Addr) (*gateway.Explanation, error) {
+	cl, err := newClient(c)
+	if err != nil {
+		return nil, err
+	}
+	q := url.Values{"target": {c.Args().First()}, "resolve": {strconv.FormatBool(!c.Bool("offline"))}}
+	if device.IsValid() {
+		q.Set("device", device.String())
+	}
+	if s := c.String("between"); s != "" {
+		q.Set("between", s)
+	}
+	x := new(gateway.Explanation)
+	_, err = cl.get(c.Context, "/v1/explain?"+q.Encode(), x)
+	return x, err
 }
 
 func printExplanation(w io.Writer, x *gateway.Explanation) error {
@@ -97,9 +133,20 @@ func printExplanation(w io.Writer, x *gateway.Explanation) error {
 	if x.Group != "" {
 		group = x.Group
 	}
+	row("why", "%s", x.Why)
+	for _, v := range x.Voices {
+		if id := fmt.Sprintf("%s:%d", v.List, v.Line); id == x.DNS.RuleID && id == x.Proxy.RuleID {
+			continue // it decides, and stands above
+		}
+		row("mentioned", "%s: %s (%s:%d, %s)", v.Says, v.Rule, v.List, v.Line, dash(v.Source))
+	}
 	row("device", "%s", device)
 	row("group", "%s", group)
+	printClient(row, &x.Client)
 	row("generation", "%d", x.Generation)
+	row("policy", "%s", x.Basis)
+	printBetween(row, x.Between)
+	printCache(row, x.Cache)
 	switch {
 	case x.Answers.Note != "":
 		row("answers", "%s", x.Answers.Note)
@@ -110,6 +157,55 @@ func printExplanation(w io.Writer, x *gateway.Explanation) error {
 		row("answer", "%s", l)
 	}
 	return t.Flush()
+}
+
+func printClient(row func(string, string, ...any), c *gateway.Client) {
+	row("network", "%s", c.Network)
+	row("bans", "%s", dash(strings.Join(c.Bans, ", ")))
+	for i := range c.Exemptions {
+		e := &c.Exemptions[i]
+		state := e.State
+		if e.Live {
+			state = "live"
+		}
+		concern := "not about this"
+		if e.Concerns {
+			concern = "about this"
+		}
+		row("exempt", "%s: %s, %s: from %s until %s, ticket %s, approved by %s", e.ID, state, concern, fromWhat(&e.Exemption), e.Until.Format(time.RFC3339), e.Ticket, dash(e.ApprovedBy.Name))
+	}
+}
+
+func printBetween(row func(string, string, ...any), b *gateway.Between) {
+	if b == nil {
+		return
+	}
+	for _, s := range []gateway.GenerationSays{b.From, b.To} {
+		row(fmt.Sprintf("in %d", s.Generation), "%s (%s, %s by %s)", s.Says, s.Time.Format(time.RFC3339), s.Kind, dash(s.Who))
+	}
+	for _, r := range b.Rules {
+		row(r.Change, "%s (%s:%d)", r.Rule, r.List, r.Line)
+	}
+}
+
+func printCache(row func(string, string, ...any), c *gateway.Cache) {
+	if c == nil {
+		return
+	}
+	if len(c.Answers) == 0 {
+		row("cache", "nothing")
+	}
+	for _, a := range c.Answers {
+		state := fmt.Sprintf("%d s left", a.TTL)
+		if a.Stale {
+			state = fmt.Sprintf("stale for %d s", -a.TTL)
+		}
+		if a.Failure != "" {
+			row("cache", "%s: failed, not asked again for %d s: %s", a.Type, a.TTL, a.Failure)
+			continue
+		}
+		row("cache", "%s: %s, %d records, %s; judged %s", a.Type, a.Rcode, a.Records, state, a.Judged)
+	}
 }
 
 func printEvidence(row func(string, string, ...any), prefix string, e gateway.Explained) {

@@ -76,6 +76,12 @@ func Open(dir string, limits Limits) (*Store, error) {
 	if err := durable.Sweep(dir); err != nil {
 		return nil, err
 	}
+	return Look(dir, limits)
+}
+
+// Look opens the folder of somebody else's generations. It changes nothing, and
+// of the store's methods those must not be called that do.
+func Look(dir string, limits Limits) (*Store, error) {
 	s := &Store{dir: dir, limits: limits, files: make(map[uint64]fileOf)}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
