@@ -208,12 +208,13 @@ func (c *core) borrow(tr transport) *hot {
 // onStream is answer for a message of a connection, where replies may have any
 // length, and be padded. Everything but a plain question leaves.
 func (h *hot) onStream(dst, p []byte, from netip.Addr, snap *policy.Snapshot, now time.Time) (reply []byte, leave bool) {
-	q := &h.query
-	if f, _ := q.Parse(p); f != wire.Simple || q.Keepalive && h.core.idle[h.over] > 0 {
+	h.read(&h.one, p, from)
+	q := &h.one.query
+	if h.one.fate != wire.Simple || q.Keepalive && h.core.idle[h.over] > 0 {
 		return nil, true
 	}
 	q.Limit = dns.MaxMsgSize
-	if reply, leave = h.decide(dst, from, snap, now); leave {
+	if reply, leave = h.decide(dst, &h.one, snap, now); leave {
 		return nil, true
 	}
 	if len(reply) > 0 && q.Padded && h.over.encrypted() {

@@ -22,8 +22,11 @@ import (
 // Its reader owns it. What it decides counts only when the reader commits it,
 // which it does when the policy has not changed meanwhile.
 type hot struct {
-	core  *core
-	query wire.Query
+	core *core
+	// query is that of the message which is answered now.
+	query *wire.Query
+	one   inquiry
+	ahead blocklists.Ahead
 	// answers is nil where the resolver has no cache to read so.
 	answers hotResolver
 	cache   *resolver.Hot
@@ -48,7 +51,7 @@ const hotEntries = 16384
 
 func newHot(c *core) *hot {
 	h := &hot{core: c, cache: resolver.NewHot(hotEntries)}
-	h.query.Cookies = c.cookies != nil
+	h.query = &h.one.query
 	switch r := c.resolver.(type) {
 	case hotResolver:
 		h.answers = r
@@ -70,29 +73,65 @@ type always struct{ r *resolver.Resolver }
 
 func (a always) Current() *resolver.Resolver { return a.r }
 
+// An inquiry is a message that was read and is to be answered.
+type inquiry struct {
+	msg   []byte
+	from  netip.Addr
+	query wire.Query
+	fate  wire.Fate
+	rcode uint8 // of a Reject
+}
+
+// read reads the message.
+func (h *hot) read(q *inquiry, p []byte, from netip.Addr) {
+	q.msg, q.from = p, from
+	q.query.Cookies = h.core.cookies != nil
+	q.fate, q.rcode = q.query.Parse(p)
+}
+
 // answer appends the reply to the message to dst. It is empty for a message
 // that must not be answered. leave says that the message must leave by the
 // exit: nothing was appended and nothing counted.
 func (h *hot) answer(dst, p []byte, from netip.Addr, snap *policy.Snapshot, now time.Time) (reply []byte, leave bool) {
-	q := &h.query
-	switch f, rcode := q.Parse(p); f {
+	h.read(&h.one, p, from)
+	return h.reply(dst, &h.one, snap, now)
+}
+
+// lookAhead reads from memory what will be asked of the lists, where they are
+// what most questions need first.
+func (h *hot) lookAhead(qs []inquiry, snap *policy.Snapshot) {
+	if snap == nil || h.silent && h.lean >= 0 {
+		return
+	}
+	for i := range qs {
+		if q := &qs[i]; q.fate == wire.Simple {
+			snap.AddAhead(&h.ahead, q.query.Name())
+		}
+	}
+	snap.FetchAhead(&h.ahead)
+}
+
+// reply is answer for a message that was read.
+func (h *hot) reply(dst []byte, inq *inquiry, snap *policy.Snapshot, now time.Time) (reply []byte, leave bool) {
+	switch inq.fate {
 	case wire.Ignore:
-		h.tally.dropped[ignored(p)]++
+		h.tally.dropped[ignored(inq.msg)]++
 		return nil, false
 	case wire.Reject:
-		if h.core.proxied(p, from) {
+		if h.core.proxied(inq.msg, inq.from) {
 			return nil, true
 		}
-		return h.reject(dst, p, rcode), false
+		return h.reject(dst, inq.msg, inq.rcode), false
 	case wire.Complex:
 		return nil, true
 	}
-	return h.decide(dst, from, snap, now)
+	return h.decide(dst, inq, snap, now)
 }
 
-// decide is answer for the question that was read.
-func (h *hot) decide(dst []byte, from netip.Addr, snap *policy.Snapshot, now time.Time) (reply []byte, leave bool) {
-	q := &h.query
+// decide is reply for a question of the common shape.
+func (h *hot) decide(dst []byte, inq *inquiry, snap *policy.Snapshot, now time.Time) (reply []byte, leave bool) {
+	q, from := &inq.query, inq.from
+	h.query = q
 	if snap == nil {
 		return nil, true
 	}
@@ -135,12 +174,13 @@ func (h *hot) reject(dst, p []byte, rcode uint8) []byte {
 // cut answers a message that is longer than every question, of which only the
 // beginning is there: it is not judged by half.
 func (h *hot) cut(dst, p []byte) []byte {
-	switch f, rcode := h.query.Parse(p); f {
+	h.read(&h.one, p, netip.Addr{})
+	switch h.one.fate {
 	case wire.Ignore:
 		h.tally.dropped[ignored(p)]++
 		return nil
 	case wire.Reject:
-		return h.reject(dst, p, rcode)
+		return h.reject(dst, p, h.one.rcode)
 	}
 	return h.reject(dst, p, wire.FormatError)
 }
@@ -187,7 +227,7 @@ var passed = policy.Verdict{Action: policy.Allow, Reason: policy.ReasonNoRule}
 
 // question is the one of the message that was parsed.
 func (h *hot) question() resolver.Question {
-	q := &h.query
+	q := h.query
 	return resolver.Question{Name: q.Name(), Type: q.Type, DO: q.DO, CD: q.CheckingDisabled()}
 }
 
@@ -279,6 +319,8 @@ func (h *hot) commit(to *counters) {
 // bytes. There are no more of them than bans.
 type extendedErrors struct {
 	generation uint64
+	last       *blocklists.Ban // whose data is lastData
+	lastData   []byte
 	data       map[*blocklists.Ban][]byte
 	rules      map[ruleError][]byte
 }
@@ -294,12 +336,21 @@ type ruleError struct {
 // ban asks for none.
 func (e *extendedErrors) of(v *policy.Verdict) []byte {
 	if e.generation != v.Generation || e.data == nil {
-		e.generation, e.data = v.Generation, make(map[*blocklists.Ban][]byte)
-		e.rules = make(map[ruleError][]byte)
+		*e = extendedErrors{
+			generation: v.Generation,
+			data:       make(map[*blocklists.Ban][]byte), rules: make(map[ruleError][]byte),
+		}
 	}
 	if v.Rule.Mode != blocklists.ModeDefault {
 		return e.ofRule(v)
 	}
+	if e.last != v.Ban {
+		e.last, e.lastData = v.Ban, e.ofBan(v)
+	}
+	return e.lastData
+}
+
+func (e *extendedErrors) ofBan(v *policy.Verdict) []byte {
 	data, ok := e.data[v.Ban]
 	if !ok {
 		data = errorData(v)

@@ -235,25 +235,23 @@ func (s *bucket) queue(now, step, span int64) time.Duration {
 }
 
 // limited answers a question over UDP that is beyond a limit: with TC, or not.
-func (h *hot) limited(dst, p []byte, why drop) []byte {
-	if h.core.limits.slips() {
-		if f, _ := h.query.Parse(p); f == wire.Simple {
-			h.tally.slipped++
-			return h.query.AppendTruncated(dst)
-		}
+func (h *hot) limited(dst []byte, inq *inquiry, why drop) []byte {
+	if h.core.limits.slips() && inq.fate == wire.Simple {
+		h.tally.slipped++
+		return inq.query.AppendTruncated(dst)
 	}
 	h.tally.dropped[why]++
 	return nil
 }
 
-// limit is answer within the limits.
-func (h *hot) limit(dst, p []byte, from netip.Addr, snap *policy.Snapshot, now time.Time) (reply []byte, leave bool) {
+// limit is reply within the limits.
+func (h *hot) limit(dst []byte, inq *inquiry, snap *policy.Snapshot, now time.Time) (reply []byte, leave bool) {
 	if h.core.limits != nil {
-		if why, over := h.core.limits.over(from, now); over {
-			return h.limited(dst, p, why), false
+		if why, over := h.core.limits.over(inq.from, now); over {
+			return h.limited(dst, inq, why), false
 		}
 	}
-	return h.answer(dst, p, from, snap, now)
+	return h.reply(dst, inq, snap, now)
 }
 
 // held is for how long a connection is held up before its next question, because

@@ -83,6 +83,7 @@ type slabs struct {
 	name       [batch]unix.RawSockaddrInet6 // or the shorter one of IPv4
 	reply      [batch]int
 	leave      [batch]bool
+	asked      [batch]inquiry
 	in         [batch][slabIn]byte
 	out        [batch][slabOut]byte
 	control    [batch][slabControl]byte
@@ -130,6 +131,7 @@ func (b *batchSocket) bind(first bool) (fd int, err error) {
 			return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
 		},
 		func() error { return b.askDestination(fd, family) },
+		func() error { return neverFragment(fd, family) },
 	}
 	reuse := func() error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }
 	bind := func() error {
@@ -161,6 +163,17 @@ func (b *batchSocket) askDestination(fd, family int) error {
 		return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 	}
 	return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+}
+
+// neverFragment has replies sent whole or not at all: fragments are how answers
+// are forged (RFC 9715, section 3.1). What somebody claims of the path is not
+// believed either; MaxUDP is less than every path must carry. It also saves the
+// kernel the choice of an identification, which only fragments need (RFC 6864).
+func neverFragment(fd, family int) error {
+	if family == unix.AF_INET {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
+	}
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
 }
 
 func sockaddr(a netip.AddrPort) (unix.Sockaddr, error) {
@@ -320,19 +333,20 @@ func (r *batchReader) recvmmsg(call syscall6, flags uintptr) (n int, errno sysca
 func (r *batchReader) answer(snap *policy.Snapshot) {
 	s := r.slabs
 	for i := range r.n {
+		r.hot.read(&s.asked[i], s.in[i][:s.recv[i].n], source(&s.name[i]))
+	}
+	r.hot.lookAhead(s.asked[:r.n], snap)
+	for i := range r.n {
 		s.reply[i], s.leave[i] = 0, false
-		from, port := source(&s.name[i])
-		p := s.in[i][:s.recv[i].n]
-		switch {
-		case port == 0:
+		switch q := &s.asked[i]; {
+		case s.name[i].Port == 0 || !q.from.IsValid(): // the port stands in one place in both families
 			r.hot.tally.dropped[dropNoPort]++
-			continue
 		case s.recv[i].hdr.Flags&unix.MSG_TRUNC != 0:
-			s.reply[i] = len(r.hot.cut(s.out[i][:0], p))
-			continue
+			s.reply[i] = len(r.hot.cut(s.out[i][:0], q.msg))
+		default:
+			reply, leave := r.hot.limit(s.out[i][:0], q, snap, r.now)
+			s.reply[i], s.leave[i] = len(reply), leave
 		}
-		reply, leave := r.hot.limit(s.out[i][:0], p, from, snap, r.now)
-		s.reply[i], s.leave[i] = len(reply), leave
 	}
 }
 
@@ -341,22 +355,21 @@ func (r *batchReader) answer(snap *policy.Snapshot) {
 func (r *batchReader) show() {
 	s := r.slabs
 	for i := range r.n {
-		if from, _ := source(&s.name[i]); !s.leave[i] {
-			r.hot.core.show(udp, s.in[i][:s.recv[i].n], s.out[i][:s.reply[i]], from, r.now)
+		if !s.leave[i] {
+			r.hot.core.show(udp, s.in[i][:s.recv[i].n], s.out[i][:s.reply[i]], s.asked[i].from, r.now)
 		}
 	}
 }
 
 // source returns where a message came from.
-func source(name *unix.RawSockaddrInet6) (from netip.Addr, port uint16) {
+func source(name *unix.RawSockaddrInet6) netip.Addr {
 	switch name.Family {
 	case unix.AF_INET:
-		n := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
-		return netip.AddrFrom4(n.Addr), n.Port
+		return netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(name)).Addr)
 	case unix.AF_INET6:
-		return netip.AddrFrom16(name.Addr).Unmap(), name.Port
+		return netip.AddrFrom16(name.Addr).Unmap()
 	}
-	return netip.Addr{}, 0
+	return netip.Addr{}
 }
 
 // exit hands on what the hot path left. What the exit has no room for is
@@ -367,9 +380,8 @@ func (r *batchReader) exit() {
 		if !s.leave[i] {
 			continue
 		}
-		from, _ := source(&s.name[i])
 		d := &datagram{
-			msg: bytes.Clone(s.in[i][:s.recv[i].n]), from: from, arrived: r.now,
+			msg: bytes.Clone(s.asked[i].msg), from: s.asked[i].from, arrived: r.now,
 			back: r.routeOf(i),
 		}
 		s.reply[i] = len(r.hot.core.leave(s.out[i][:0], d))

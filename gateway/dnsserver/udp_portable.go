@@ -112,7 +112,8 @@ func (u *portableSocket) handle(h *hot, out, packet, oob []byte, from netip.Addr
 	var reply []byte
 	var leave bool
 	now := time.Now()
-	h.judge(func(snap *policy.Snapshot) { reply, leave = h.limit(out, packet, addr, snap, now) })
+	h.read(&h.one, packet, addr)
+	h.judge(func(snap *policy.Snapshot) { reply, leave = h.limit(out, &h.one, snap, now) })
 	h.commit(&u.count)
 	if h.core.tap != nil && !leave {
 		h.core.show(udp, packet, reply, addr, now)

@@ -288,6 +288,13 @@ func (s *Snapshot) appendURL(dst []blocklists.Match, host, path string) []blockl
 	return dst
 }
 
+// AddAhead notes in a that the canonical name will be judged.
+func (s *Snapshot) AddAhead(a *blocklists.Ahead, name string) { a.Add(s.spec.Set, name) }
+
+// FetchAhead reads from memory what judging the names that were noted under
+// this snapshot needs.
+func (s *Snapshot) FetchAhead(a *blocklists.Ahead) { a.Fetch(s.spec.Set) }
+
 // AsksWho reports whether there are rules about who asks, whatever for.
 func (s *Snapshot) AsksWho() bool { return s.spec.Set.HasClients() }
 
