@@ -74,6 +74,7 @@ type DNS struct {
 	Blocked    blocklists.Answer // how blocked questions are answered
 	Cache      Cache
 	Cookies    Cookies
+	Structured StructuredErrors
 	Hosts      string   // a hosts file; empty: none
 	Records    []string // in the syntax of zone files, with names in full
 	Special    []string // kinds of special names that are answered here

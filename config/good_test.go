@@ -61,12 +61,14 @@ func prefixes(s ...string) []netip.Prefix {
 
 var defaultCache = Cache{Entries: 100_000, Stale: Stale{24 * time.Hour, 1800 * time.Millisecond}, TTL: TTL{Max: 24 * time.Hour}}
 
+var defaultStructured = StructuredErrors{Contact: []string{}, Language: English}
+
 // withoutBans is the default as the contract has it, but for the bans.
 func withoutBans() Config {
 	return Config{
 		DNS: DNS{
 			Listen: addrs("127.0.0.1:5353"), Upstreams: []*url.URL{}, Bootstrap: addrs(),
-			Blocked: blocklists.Answer{Mode: blocklists.NXDOMAIN}, Cache: defaultCache, Cookies: Cookies{Mode: CookiesAnswer},
+			Blocked: blocklists.Answer{Mode: blocklists.NXDOMAIN}, Cache: defaultCache, Structured: defaultStructured, Cookies: Cookies{Mode: CookiesAnswer},
 			Records: []string{}, Special: specialNames,
 			Limits: Limits{Exempt: prefixes(), Slip: 2}, Strategy: StrategyOrdered, Routes: []Route{},
 			ECH: Strip, H3: Strip, Rebinding: Rebinding{Allow: []string{}},
@@ -179,10 +181,11 @@ func TestFull(t *testing.T) {
 				{Names: []string{"corp.example.org", "10.in-addr.arpa"}, Upstreams: []*url.URL{mustURL(t, "udp://10.0.0.53:53"), mustURL(t, "udp://10.0.0.54:53")}, Strategy: StrategyOrdered},
 				{Names: []string{"lab.example.org"}, Upstreams: []*url.URL{mustURL(t, "quic://dns.lab.example.org:853")}, Strategy: StrategyRandom},
 			},
-			Bootstrap: addrs("192.0.2.54:53", "[2001:db8::54]:53"),
-			Blocked:   blocklists.Answer{Mode: blocklists.NXDOMAIN},
-			Cache:     Cache{Entries: 200_000, Bytes: 128 << 20, Stale: Stale{12 * time.Hour, 1500 * time.Millisecond}, TTL: TTL{5 * time.Second, 12 * time.Hour}, Persist: true},
-			Hosts:     filepath.Join(dir, "lists", "hosts"),
+			Bootstrap:  addrs("192.0.2.54:53", "[2001:db8::54]:53"),
+			Blocked:    blocklists.Answer{Mode: blocklists.NXDOMAIN},
+			Cache:      Cache{Entries: 200_000, Bytes: 128 << 20, Stale: Stale{12 * time.Hour, 1500 * time.Millisecond}, TTL: TTL{5 * time.Second, 12 * time.Hour}, Persist: true},
+			Structured: StructuredErrors{Enabled: true, Option: 65001, Contact: []string{"mailto:desk@example.org", "tel:+1-613-555-0100"}, Organization: "Example Network Operations", Language: English},
+			Hosts:      filepath.Join(dir, "lists", "hosts"),
 			Records: []string{
 				"printer.example.org.\t300\tIN\tA\t10.20.0.5",
 				"print.example.org.\t3600\tIN\tCNAME\tprinter.example.org.",

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -209,4 +210,38 @@ func connectStatus(t *testing.T, proxy, name string) string {
 	_, _ = fmt.Fprintf(c, "CONNECT %[1]s:443 HTTP/1.1\r\nHost: %[1]s:443\r\n\r\n", name)
 	reply, _ := io.ReadAll(c)
 	return string(reply)
+}
+
+// TestStructuredErrors: who asks for it is told in JSON why a name of a built-in ban
+// is blocked, with what the configuration says of whom to turn to.
+func TestStructuredErrors(t *testing.T) {
+	f := newFixture(t, map[string]string{"weir.yml": `
+dns:
+  listen: ["127.0.0.1:0"]
+  upstreams: ["UPSTREAM"]
+  structured_errors: {enabled: true, option: 65001, contact: ["mailto:desk@example.org"], organization: "Example", language: fr}
+proxy: {listen: []}
+admin: {listen: ""}
+`})
+	for _, o := range []dns.EDNS0{&dns.EDNS0_EDE{}, &dns.EDNS0_LOCAL{Code: 65001}} {
+		q := new(dns.Msg).SetQuestion("www.wechat.com.", dns.TypeA)
+		q.SetEdns0(1232, false)
+		q.IsEdns0().Option = []dns.EDNS0{o}
+		m, _, err := new(dns.Client).Exchange(q, f.DNSAddrs()[0].String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got struct {
+			C       []string
+			J, O, L string
+			S       int
+		}
+		e, ok := m.IsEdns0().Option[0].(*dns.EDNS0_EDE)
+		if !ok || json.Unmarshal([]byte(e.ExtraText), &got) != nil {
+			t.Fatalf("%v", m)
+		}
+		if e.InfoCode != 15 || len(got.C) != 1 || got.C[0] != "mailto:desk@example.org" || !strings.HasPrefix(got.J, "Interdiction de WeChat") || got.O != "Example" || got.L != "fr" || got.S != 5 {
+			t.Errorf("%d: %+v", e.InfoCode, got)
+		}
+	}
 }

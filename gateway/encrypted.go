@@ -22,6 +22,7 @@ func (g *Gateway) bindDNS(sink audit.Sink) error {
 		Listen: c.Listen, DoT: c.DoT.Listen, DoH: c.DoH.Listen, DoQ: c.DoQ.Listen, HTTP3: c.DoH.HTTP3, Name: c.TLS.Name, Proxies: c.Proxies,
 		Policy: &g.store, Resolver: &g.resolver,
 		Limits: dnsLimits(g.cfg), Audit: sink, Log: g.log, Drain: drain, MaxConns: encryptedLimit(openFiles()),
+		Structured: structured(&c.Structured),
 	}
 	if hasEncrypted(c) {
 		certs, err := dnsserver.NewCerts(certFiles(c))
@@ -209,4 +210,12 @@ func CheckCertificates(cfg *config.Config) error {
 		return fmt.Errorf("dns.tls: %w", err)
 	}
 	return nil
+}
+
+// structured translates what blocked answers say to programs; nil for nothing.
+func structured(c *config.StructuredErrors) *dnsserver.Structured {
+	if !c.Enabled {
+		return nil
+	}
+	return &dnsserver.Structured{Option: c.Option, Contact: c.Contact, Organization: c.Organization, French: c.Language == config.French}
 }

@@ -180,6 +180,7 @@ func sameListeners(old, next *config.Config) error {
 	}
 	check("dns.listen", slices.Equal(old.DNS.Listen, next.DNS.Listen))
 	check("dns.cookies", old.DNS.Cookies == next.DNS.Cookies)
+	check("dns.structured_errors", reflect.DeepEqual(old.DNS.Structured, next.DNS.Structured))
 	check("dns.dnstap", old.DNS.Dnstap == next.DNS.Dnstap)
 	check("dns.limits", reflect.DeepEqual(old.DNS.Limits, next.DNS.Limits))
 	check("dns.tls", old.DNS.TLS == next.DNS.TLS)

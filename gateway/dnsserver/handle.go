@@ -36,17 +36,18 @@ func (t transport) encrypted() bool { return t >= dot }
 // goroutine at a time owns it: the reader, then a worker of the exit, then the
 // writer of its connection.
 type question struct {
-	msg       *dns.Msg // as asked; the resolver may read it at any time, nobody writes to it
-	name      string   // canonical, see canonical
-	qtype     uint16
-	from      policy.Subject
-	transport transport
-	limit     int // the longest reply that the client takes
-	edns, do  bool
-	cookie    string // for the reply, in hexadecimal digits; empty for none
-	pad       bool   // RFC 7830: the question was padded, and so is the reply
-	keepalive bool   // RFC 7828: the client asks how long a connection may idle
-	arrived   time.Time
+	msg        *dns.Msg // as asked; the resolver may read it at any time, nobody writes to it
+	name       string   // canonical, see canonical
+	qtype      uint16
+	from       policy.Subject
+	transport  transport
+	limit      int // the longest reply that the client takes
+	edns, do   bool
+	cookie     string // for the reply, in hexadecimal digits; empty for none
+	pad        bool   // RFC 7830: the question was padded, and so is the reply
+	keepalive  bool   // RFC 7828: the client asks how long a connection may idle
+	structured bool   // the client reads explanations
+	arrived    time.Time
 	// What the resolver said; both are nil before it was asked.
 	answer  *resolver.Answer
 	err     error
@@ -59,16 +60,17 @@ type question struct {
 
 // A core handles questions, whatever they came by.
 type core struct {
-	policy   *policy.Store
-	resolver Resolver
-	audit    audit.Sink
-	exit     *exit
-	tap      Tap      // nil: none
-	limits   *limiter // nil: none
-	proxies  proxies
-	cookies  *Cookies // nil: the option means nothing
-	blockTTL uint32
-	timeout  time.Duration
+	policy     *policy.Store
+	resolver   Resolver
+	audit      audit.Sink
+	exit       *exit
+	tap        Tap      // nil: none
+	limits     *limiter // nil: none
+	proxies    proxies
+	cookies    *Cookies    // nil: the option means nothing
+	structured *Structured // nil: never
+	blockTTL   uint32
+	timeout    time.Duration
 	// endpoints are our encrypted ones, as SVCB records, and name is what we are
 	// called; none where nobody shall find them.
 	endpoints []dns.RR
@@ -274,6 +276,7 @@ func (c *core) unpack(dst, p []byte, from netip.Addr, tr transport, arrived time
 		return nil, c.reject(dst, p, dns.RcodeFormatError)
 	}
 	q.setEDNS(opt)
+	q.structured = c.structured.asked(opt)
 	switch rcode := c.bake(q, opt); {
 	case rcode == rcodeCookieOnly:
 		return nil, c.refuse(dst, q, dns.RcodeSuccess, nil)

@@ -75,25 +75,27 @@ func (c *core) build(dst []byte, q *question, d *decision) []byte {
 		var e *dns.EDNS0_EDE
 		said, ok := q.answer.Extended()
 		if ok && !q.answer.Filtered() && !q.answer.Stale() {
-			e = ede(said.Code, said.Text) // the upstream knows best
+			e = q.saidUpstream(said)
 		} else if m.Rcode == dns.RcodeServerFailure {
 			e = ede(dns.ExtendedErrorCodeOther, "the upstream resolver has no answer")
 		} else if q.answer.Stale() {
 			e = staleError(m.Rcode)
 		} else if q.answer.Filtered() {
-			e = ede(dns.ExtendedErrorCodeFiltered, "private addresses do not belong to a public name")
+			if e = ede(dns.ExtendedErrorCodeFiltered, "private addresses do not belong to a public name"); q.structured {
+				c.structured.explain(e, d)
+			}
 		}
 		d.limitTTL(m)
 		return c.pack(dst, q, m, e)
 	case kindRewritten:
 		if m := q.rewritten(d); m.Rcode <= 0xF {
 			d.limitTTL(m)
-			return c.pack(dst, q, m, banError(d))
+			return c.pack(dst, q, m, c.banError(q, d))
 		}
 	case kindTCPOnly:
 		m := newReply(q, dns.RcodeSuccess)
 		m.Truncated = true
-		return c.pack(dst, q, m, banError(d))
+		return c.pack(dst, q, m, c.banError(q, d))
 	case kindEndpoints:
 		return c.endpointsReply(dst, q)
 	case kindAny:
@@ -163,7 +165,7 @@ func (c *core) blocked(dst []byte, q *question, d *decision) []byte {
 		return nil
 	case blocklists.Refused:
 		m.Rcode = dns.RcodeRefused
-		return c.pack(dst, q, m, banError(d))
+		return c.pack(dst, q, m, c.banError(q, d))
 	case blocklists.NODATA:
 	case blocklists.LocalData:
 		if d.local == nil { // an alias that leads nowhere
@@ -181,7 +183,7 @@ func (c *core) blocked(dst []byte, q *question, d *decision) []byte {
 		m.Ns = []dns.RR{c.soa(q, d)}
 	}
 	m.Answer = append(slices.Clip(d.chain), m.Answer...)
-	return c.pack(dst, q, m, banError(d))
+	return c.pack(dst, q, m, c.banError(q, d))
 }
 
 // address returns the record that answers an address question, or nothing.
@@ -247,7 +249,13 @@ func banError(d *decision) *dns.EDNS0_EDE {
 	if b.EDE == 0 {
 		return nil
 	}
-	text := b.Title.EN
+	return ede(b.EDE, errorText(d, b.Title.EN))
+}
+
+// errorText says under that title, or the ban's id if it has none, why a question
+// is blocked.
+func errorText(d *decision, title string) string {
+	b, text := d.Ban, title
 	if text == "" {
 		text = b.ID
 	}
@@ -261,7 +269,16 @@ func banError(d *decision) *dns.EDNS0_EDE {
 	if d.via != "" {
 		text = cut(text+" through "+d.via, maxText+maxVia)
 	}
-	return ede(b.EDE, text)
+	return text
+}
+
+// banError is the extended error of a blocked question as this client gets it.
+func (c *core) banError(q *question, d *decision) *dns.EDNS0_EDE {
+	e := banError(d)
+	if e != nil && q.structured {
+		c.structured.explain(e, d)
+	}
+	return e
 }
 
 func ede(code uint16, text string) *dns.EDNS0_EDE {
@@ -348,6 +365,12 @@ func (c *core) opt(q *question, e *dns.EDNS0_EDE) *dns.OPT {
 // error go first (RFC 8914, section 3), then additional records, which nobody
 // asked for (RFC 2181, section 9), then records with TC to say so.
 func (c *core) fit(room []byte, q *question, m *dns.Msg, e *dns.EDNS0_EDE, size int) ([]byte, error) {
+	for q.structured && e != nil && e.ExtraText != "" {
+		shorten(e)
+		if p, err := m.PackBuffer(room); err != nil || len(p) <= q.limit {
+			return p, err
+		}
+	}
 	if e != nil && e.ExtraText != "" {
 		e.ExtraText = cut(e.ExtraText, max(len(e.ExtraText)-(size-q.limit), 0))
 		if p, err := m.PackBuffer(room); err != nil || len(p) <= q.limit {

@@ -98,6 +98,8 @@ type Options struct {
 	MaxPerClient int
 	// Cookies are the DNS cookies of clients; nil: the option means nothing.
 	Cookies *Cookies
+	// Structured has blocked answers say why in a form that programs read.
+	Structured *Structured
 
 	portable bool // UDP without batches, for tests where there are batches
 }
@@ -178,8 +180,9 @@ func Listen(opts Options) (*Server, error) {
 	s.reading, s.stopStreams = context.WithCancel(context.Background())
 	s.core = core{
 		policy: opts.Policy, resolver: opts.Resolver, audit: opts.Audit,
-		blockTTL: uint32(opts.BlockTTL / time.Second),
-		timeout:  opts.Timeout, cookies: opts.Cookies, limits: newLimiter(&opts.Limits), tap: opts.Tap, proxies: opts.Proxies,
+		structured: opts.Structured,
+		blockTTL:   uint32(opts.BlockTTL / time.Second),
+		timeout:    opts.Timeout, cookies: opts.Cookies, limits: newLimiter(&opts.Limits), tap: opts.Tap, proxies: opts.Proxies,
 	}
 	s.core.hots = make(chan *hot, opts.Readers)
 	for range opts.Readers {
