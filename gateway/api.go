@@ -16,7 +16,7 @@ import (
 
 // routes are what the admin API does. Each part has its own in a file api_*.go.
 func (g *Gateway) routes() []admin.Route {
-	return slices.Concat(g.statusRoutes(), g.generationRoutes(), g.feedRoutes(), g.cacheRoutes(), g.exemptRoutes(), g.ruleRoutes(), g.explainRoutes())
+	return slices.Concat(g.statusRoutes(), g.generationRoutes(), g.canaryRoutes(), g.feedRoutes(), g.cacheRoutes(), g.exemptRoutes(), g.ruleRoutes(), g.explainRoutes())
 }
 
 func (g *Gateway) statusRoutes() []admin.Route {

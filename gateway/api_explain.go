@@ -59,7 +59,7 @@ func (g *Gateway) askExplain(ctx context.Context, c *admin.Call) (any, error) {
 func (g *Gateway) explainer() *Explainer {
 	st := g.state.Load()
 	return &Explainer{
-		cfg: st.cfg, snapshot: g.store.Load(), lists: st.lists, beside: g.local.Load(), basis: "the policy in force",
+		cfg: st.cfg, snapshot: g.store.Load(), lists: st.lists, ahead: st.ahead, beside: g.local.Load(), basis: "the policy in force",
 		gens: g.gens.store, resolver: g.resolver.p.Load(), Timeout: explainTimeout,
 	}
 }

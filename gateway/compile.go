@@ -54,6 +54,7 @@ type policySet struct {
 	parts    []part    // by the list indexes of set
 	off      []offList // that are not loaded
 	read     revisions // of all sources, from just before they were read
+	canary   *canary   // a group that goes ahead; nil for none
 }
 
 // A part is one list of a set: what it is, and what was in it.
@@ -261,7 +262,7 @@ func (c *compiler) loadSource(p *part, add func(blocklists.Rule) error) error {
 // digest and to find the next change. A list that has changed meanwhile is left
 // without: the next reload reads all of it. It reports whether there were any.
 func (set *policySet) finish() bool {
-	changed := false
+	changed := set.canary != nil && set.canary.policy.finish()
 	var pace pacer
 	pace.begin()
 	for i := range set.parts {

@@ -39,7 +39,8 @@ type Explanation struct {
 	Answers    AnswerCheck `json:"answers"`
 	// Why says in a sentence why it passes, where nothing holds it back.
 	Why     string   `json:"why,omitempty"`
-	Basis   string   `json:"basis"` // whose policy this is
+	Basis   string   `json:"basis"`            // whose policy this is
+	Canary  string   `json:"canary,omitempty"` // the group, where it goes ahead of all others with the device in it
 	Voices  []Voice  `json:"voices"`
 	Client  Client   `json:"client"`
 	Between *Between `json:"between,omitempty"` // where two generations were named
@@ -85,6 +86,8 @@ type Explainer struct {
 	cfg      *config.Config
 	snapshot *policy.Snapshot
 	lists    []ListStatus
+	whole    uint64       // ID of the snapshot that answers in the cache are judged by
+	ahead    []ListStatus // those of a canary, where one runs
 	beside   *local
 	basis    string
 	gens     *generation.Store  // nil for none
@@ -110,9 +113,11 @@ func (e *Explainer) Explain(ctx context.Context, s string, device netip.Addr, no
 	if err != nil {
 		return nil, err
 	}
-	snap := e.snapshot
 	sub := policy.Subject{Addr: device.Unmap()}
-	x := &Explanation{Target: s, Device: device, Generation: snap.Generation(), Time: now.UTC(), Group: snap.Group(sub), Basis: e.basis}
+	group := ""
+	e, group = e.forDevice(sub)
+	snap := e.snapshot
+	x := &Explanation{Target: s, Device: device, Generation: snap.Generation(), Time: now.UTC(), Group: snap.Group(sub), Canary: group, Basis: e.basis}
 	if err := e.before(x, t, sub, now); err != nil {
 		return nil, err
 	}
@@ -153,6 +158,19 @@ func (e *Explainer) Explain(ctx context.Context, s string, device netip.Addr, no
 	}
 	x.Why = x.why(&onDNS, &onProxy)
 	return x, nil
+}
+
+// forDevice returns the explainer of the policy that judges the device, and the
+// group that goes ahead, if it is in it.
+func (e *Explainer) forDevice(sub policy.Subject) (*Explainer, string) {
+	of := *e
+	of.snapshot, of.whole = e.snapshot.Of(sub), e.snapshot.ID()
+	canary, group := e.snapshot.Canary()
+	if canary == nil || of.snapshot != canary {
+		return &of, ""
+	}
+	of.lists = e.ahead
+	return &of, group
 }
 
 // parseAuthority is parseTarget that also takes the host and port of a CONNECT
@@ -298,7 +316,7 @@ func (e *Explainer) explained(v *policy.Verdict, via resolver.Link, effect strin
 		x.Via = via.String()
 	}
 	if v.List != "" {
-		x.Policy, x.Data = v.Rule.Policy(), e.snapshot.LocalData(v)
+		x.Policy, x.Data = v.Rule.Policy(), e.snapshot.LocalData(policy.Subject{}, v)
 		x.Rule, x.Line, x.Source = v.Rule.String(), v.Rule.Line, e.sourceOf(v.List)
 	}
 	if b := v.Ban; b != nil {

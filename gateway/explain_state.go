@@ -24,7 +24,7 @@ func NewExplainer(cfg *config.Config) (*Explainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.snapshot, e.lists = set.snapshot, set.lists
+	e.snapshot, e.lists, e.ahead = set.snapshot, set.lists, set.ahead().lists
 	return e, nil
 }
 
@@ -51,6 +51,11 @@ func (e *Explainer) lookIntoState() error {
 // policy returns the policy to start with, as begin does.
 func (e *Explainer) policy() (*policySet, error) {
 	old, header := e.newest()
+	if old != nil && old.canary != nil {
+		e.basis = fmt.Sprintf("generation %d, group %s ahead", header.Number, header.Canary)
+		old = exemptingFor(e.cfg, old, e.beside)
+		return old, old.number(header.Number)
+	}
 	if old != nil && header.Held {
 		e.basis = fmt.Sprintf("generation %d, held since a rollback", header.Number)
 		old.spec.Exemptions = exemptionsFor(e.cfg, old, e.beside)
@@ -81,7 +86,7 @@ func (e *Explainer) newest() (*policySet, generation.Header) {
 	if gen == nil || gen.Config != e.cfg.File {
 		return nil, generation.Header{}
 	}
-	set, _, err := restore(gen.Policy, rules)
+	set, _, err := restore(gen, rules)
 	if err != nil {
 		return nil, generation.Header{}
 	}

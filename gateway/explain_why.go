@@ -189,7 +189,7 @@ func (e *Explainer) cached(name string) *Cache {
 	slices.SortFunc(all, func(a, b resolver.Cached) int { return strings.Compare(a.Type, b.Type) })
 	for _, a := range all {
 		judged := "not under the policy in force yet: at the next question"
-		if a.Snapshot == e.snapshot.ID() {
+		if a.Snapshot == e.whole {
 			judged = fmt.Sprintf("under generation %d: a list speaks about what it leads to, so with each question", e.snapshot.Generation())
 			if a.Free {
 				judged = fmt.Sprintf("under generation %d: no list speaks about what it leads to", e.snapshot.Generation())

@@ -517,7 +517,7 @@ func (g *Gateway) takeUpdate(ctx context.Context, u *feedUpdate) error {
 	taken := false
 	c := change{who: u.who, why: u.why, kind: changeFeed}
 	c.do = func() error {
-		if of := g.gens.hold; of != 0 {
+		if of := g.gens.hold; of != 0 && g.compiled.canary == nil {
 			reply = heldError{of}
 			return reply
 		}

@@ -91,6 +91,8 @@ type state struct {
 	took       time.Duration
 	lists      []ListStatus
 	cfg        *config.Config
+	canary     *CanaryStatus     // nil for none
+	ahead      []ListStatus      // those of the canary, or lists
 	change     generation.Header // what brought it
 }
 
@@ -140,7 +142,7 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 		g.close()
 		return nil, err
 	}
-	g.watchAll(file, set)
+	g.watchAll(file, set.ahead())
 	settleMemory(set)
 	if err = g.keepFirst(); err == nil {
 		err = g.recordChange(change{who: whoGateway, kind: changeStart, why: "version " + opts.Version}, nil)
@@ -159,7 +161,7 @@ func (g *Gateway) publish(set *policySet, began time.Time) {
 	now := time.Now()
 	g.state.Store(&state{
 		generation: set.snapshot.Generation(), since: now, took: now.Sub(began),
-		lists: set.lists, cfg: g.cfg,
+		lists: set.lists, cfg: g.cfg, canary: set.canary.status(), ahead: set.ahead().lists,
 	})
 	g.counts.lastOK.Store(now.UnixNano())
 	g.vpn.Wake()
@@ -413,6 +415,7 @@ type Status struct {
 	Why        string        `json:"why,omitempty"`
 	Kind       string        `json:"kind,omitempty"`    // of change
 	Held       uint64        `json:"held_at,omitempty"` // the generation that a rollback went to, until weir lists update
+	Canary     *CanaryStatus `json:"canary,omitempty"`  // a group that goes ahead of all others
 	Ledger     *ledger.Head  `json:"ledger,omitempty"`  // end of the record of changes
 	Lists      []ListStatus  `json:"lists"`
 }
@@ -423,7 +426,7 @@ func (g *Gateway) Status() Status {
 	s := Status{
 		Version: g.opts.Version, Generation: st.generation, Since: st.since, Took: st.took,
 		Config: st.cfg.File, Rules: g.store.Load().Rules(), Lists: g.feeds.describe(st.lists, time.Now()),
-		Ledger: g.record.head(),
+		Canary: st.canary, Ledger: g.record.head(),
 	}
 	s.Who, s.Why, s.Kind = st.change.Who, st.change.Why, st.change.Kind
 	if st.change.Held {

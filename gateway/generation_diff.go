@@ -107,7 +107,8 @@ func (g *Gateway) diffDefaults(q *diffQuery) error {
 	return nil
 }
 
-// generation reads a generation, with a snapshot to ask.
+// generation reads a generation, with a snapshot to ask. Where a group went ahead,
+// it is what that had.
 func (g *Gateway) generation(number uint64) (*policySet, error) {
 	return loadGeneration(g.gens.store, number)
 }
@@ -117,8 +118,9 @@ func loadGeneration(store *generation.Store, number uint64) (*policySet, error) 
 	if err != nil {
 		return nil, err
 	}
-	set, _, err := restore(gen.Policy, rules)
+	set, _, err := restore(gen, rules)
 	if err == nil {
+		set = set.ahead()
 		err = set.number(number)
 	}
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/weir-gateway/weir/blocklists"
 	"github.com/weir-gateway/weir/config"
 	"github.com/weir-gateway/weir/gateway/generation"
 	"github.com/weir-gateway/weir/gateway/policy"
@@ -45,31 +46,60 @@ func (g *Gateway) next() uint64 {
 func (g *Gateway) begin() (*policySet, error) {
 	old, header, version := g.newest()
 	mine := old != nil && header.Config == g.cfg.File
-	if mine && header.Held {
-		return g.take(old, header, g.exemptions(old))
-	}
-	from := old
+	same := version == g.opts.Version // its parsers read the lists as ours do
 	if old != nil {
-		if version != g.opts.Version {
-			from = nil // its parsers may have read the lists otherwise
-		} else {
-			old.fresh()
-		}
+		old.distrust(same)
 	}
-	set, err := compileWith(g.cfg, g.local.Load(), g.next(), from, copies{store: g.feeds.store})
+	if mine && header.Held && header.Canary == "" {
+		return g.take(old, header)
+	}
+	if mine {
+		g.compiled = old // whose canary goes on
+	} else if header.Canary != "" {
+		g.log.Warn("the canary of another configuration has ended", "group", header.Canary, "generation", header.Number, "config", header.Config)
+	}
+	from := old.ahead()
+	if from != nil && same {
+		from.fresh()
+	} else {
+		from = nil
+	}
+	set, err := g.compileFirst(from)
 	switch {
 	case err == nil && mine && set.says(old):
 		set.heap.lift()
-		return g.take(set, header, set.spec.Exemptions)
+		return g.take(set, header)
 	case err == nil:
 		g.gens.now = header // what it follows
+		if header.Held && set.canary != nil {
+			g.gens.hold = header.Of
+		}
 		return set, nil
 	case mine:
 		g.failed(change{who: whoGateway, why: "started", kind: changeStart}, err, header.Number)
 		g.retry = time.Now().Add(retryEvery)
-		return g.take(old, header, g.exemptions(old))
+		return g.take(old, header)
 	}
 	return nil, err
+}
+
+// compileFirst compiles what the configuration says now: for everybody, or where a
+// canary goes on for its group. All others get the rules and exemptions of the API
+// that had not reached them before the end.
+func (g *Gateway) compileFirst(from *policySet) (*policySet, error) {
+	set, err := compileWith(g.cfg, g.local.Load(), g.next(), from, copies{store: g.feeds.store})
+	if err != nil || g.compiled == nil || g.compiled.canary == nil {
+		return set, err
+	}
+	others, err := g.exempting(g.compiled, g.local.Load()).withRules(g.local.Load())
+	if err != nil {
+		return nil, err
+	}
+	c := *g.compiled.canary
+	c.policy = set
+	out := others.with(&c)
+	out.heap = set.heap
+	return out, out.number(set.spec.Generation)
 }
 
 // newest reads the newest generation, and says in the log what cannot be read.
@@ -84,7 +114,7 @@ func (g *Gateway) newest() (*policySet, generation.Header, string) {
 	if gen == nil {
 		return nil, generation.Header{}, ""
 	}
-	old, version, err := restore(gen.Policy, set)
+	old, version, err := restore(gen, set)
 	if err != nil {
 		g.log.Error("a generation cannot be used", "generation", gen.Number, "error", err)
 		return nil, generation.Header{}, ""
@@ -94,8 +124,8 @@ func (g *Gateway) newest() (*policySet, generation.Header, string) {
 }
 
 // take has a policy be the generation that is on disk under that header.
-func (g *Gateway) take(set *policySet, header generation.Header, exempt []policy.Exemption) (*policySet, error) {
-	set.spec.Exemptions = exempt
+func (g *Gateway) take(set *policySet, header generation.Header) (*policySet, error) {
+	set = g.exempting(set, g.local.Load())
 	g.gens.now = header
 	if header.Held {
 		g.gens.hold = header.Of
@@ -103,16 +133,25 @@ func (g *Gateway) take(set *policySet, header generation.Header, exempt []policy
 	return set, set.number(header.Number)
 }
 
-// exemptions are those that hold now, as far as the policy has their bans: who is
+// exempting returns the policy with the exemptions that hold now, without a
+// snapshot.
+func (g *Gateway) exempting(set *policySet, beside *local) *policySet {
+	return exemptingFor(g.cfg, set, beside)
+}
+
+func exemptingFor(cfg *config.Config, set *policySet, beside *local) *policySet {
+	out := *set
+	out.spec.Exemptions = exemptionsFor(cfg, set, beside)
+	if set.canary != nil {
+		c := *set.canary
+		c.policy = exemptingFor(cfg, c.policy, beside)
+		out.canary = &c
+	}
+	return &out
+}
+
+// exemptionsFor are those that hold now, as far as the policy has their bans: who is
 // exempt is nothing that comes back with an old list.
-func (g *Gateway) exemptions(set *policySet) []policy.Exemption {
-	return g.exemptionsWith(set, g.local.Load())
-}
-
-func (g *Gateway) exemptionsWith(set *policySet, beside *local) []policy.Exemption {
-	return exemptionsFor(g.cfg, set, beside)
-}
-
 func exemptionsFor(cfg *config.Config, set *policySet, beside *local) []policy.Exemption {
 	bans := make(map[string]bool)
 	for _, b := range set.spec.Bans {
@@ -137,6 +176,9 @@ func (g *Gateway) keep(c change) error {
 			Number: n, Parent: g.gens.now.Number, Time: time.Now(), Who: c.who, Why: c.why, Kind: string(c.kind),
 			Of: g.gens.hold, Held: g.gens.hold != 0, Config: g.cfg.File,
 		}
+		if ahead := g.compiled.canary; ahead != nil {
+			g.gens.now.Canary = ahead.group
+		}
 	}
 	g.showChange()
 	if g.gens.store == nil {
@@ -146,7 +188,7 @@ func (g *Gateway) keep(c change) error {
 	if err == nil {
 		var pace pacer
 		pace.begin()
-		err = g.gens.store.Write(g.gens.now, text, g.compiled.set, pace.pause)
+		err = g.gens.store.Write(g.gens.now, text, g.compiled.set, g.compiled.canarySet(), pace.pause)
 	}
 	if err != nil {
 		g.counts.unkept.Add(1)
@@ -163,6 +205,14 @@ func (g *Gateway) keep(c change) error {
 	return nil
 }
 
+// canarySet are the rules of the canary, nil for none.
+func (set *policySet) canarySet() *blocklists.Set {
+	if set.canary == nil {
+		return nil
+	}
+	return set.canary.policy.set
+}
+
 // showChange has the status say what brought the policy in force.
 func (g *Gateway) showChange() {
 	st := *g.state.Load()
@@ -173,16 +223,17 @@ func (g *Gateway) showChange() {
 // errNoGenerations is for a gateway without a folder for its state.
 var errNoGenerations = errors.New("there are no generations: the gateway has no folder for its state (state:)")
 
-// A heldError refuses changes after a rollback.
+// A heldError refuses changes after a rollback, or after a canary was dropped.
 type heldError struct{ of uint64 }
 
 func (e heldError) Error() string {
-	return fmt.Sprintf("held at generation %d since a rollback: weir lists update takes the configuration and the lists again", e.of)
+	return fmt.Sprintf("held at generation %d since a rollback or the end of a canary: weir lists update takes the configuration and the lists again", e.of)
 }
 
 // Rollback puts a generation in force again, as a new one, and holds it: changes
 // of files are not taken until Update. Zero is the one before that in force.
-// Exemptions do not come back, nor do they go.
+// Exemptions do not come back, nor do they go. Of a generation with a canary it is
+// what all others had; while one runs there is no rollback.
 func (g *Gateway) Rollback(ctx context.Context, number uint64, who, why string) error {
 	return g.change(ctx, change{who: who, why: why, kind: changeRollback, do: func() error { return g.rollBack(number, who, why) }})
 }
@@ -198,6 +249,9 @@ func (g *Gateway) rollBack(number uint64, who, why string) error {
 	if g.gens.store == nil {
 		return errNoGenerations
 	}
+	if c := g.compiled.canary; c != nil {
+		return canaryError{c.group, "no rollback"}
+	}
 	if number == 0 {
 		if number = g.before(); number == 0 {
 			return errors.New("there is no generation before the one in force")
@@ -207,9 +261,10 @@ func (g *Gateway) rollBack(number uint64, who, why string) error {
 	if err != nil {
 		return err
 	}
-	set, _, err := restore(gen.Policy, rules)
+	set, _, err := restore(gen, rules)
 	if err == nil {
-		set.spec.Exemptions = g.exemptions(set)
+		set.canary = nil // what all others had
+		set = g.exempting(set, g.local.Load())
 		err = set.number(g.next())
 	}
 	if err != nil {

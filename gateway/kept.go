@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/weir-gateway/weir/blocklists"
 	"github.com/weir-gateway/weir/blocklists/source"
+	"github.com/weir-gateway/weir/gateway/generation"
 	"github.com/weir-gateway/weir/gateway/policy"
 )
 
@@ -28,6 +30,18 @@ type keptPolicy struct {
 	Parts      []keptPart
 	Off        []keptOff
 	Read       map[string]keptRevision
+	Canary     *keptCanary `json:",omitempty"`
+}
+
+// A keptCanary is a group that goes ahead; its rules are the generation's other
+// set.
+type keptCanary struct {
+	Group  string
+	From   uint64
+	Since  time.Time
+	Who    string
+	Why    string
+	Policy *keptPolicy
 }
 
 type keptPart struct {
@@ -90,17 +104,37 @@ func (set *policySet) kept(version string) *keptPolicy {
 	for src, r := range set.read {
 		k.Read[src] = keepRevision(r)
 	}
+	if c := set.canary; c != nil {
+		k.Canary = &keptCanary{c.group, c.from, c.since, c.who, c.why, c.policy.kept(version)}
+	}
 	return k
 }
 
 // restore makes the policy of a generation again, but for the snapshot.
-func restore(text []byte, set *blocklists.Set) (*policySet, string, error) {
+func restore(gen *generation.Generation, set *blocklists.Set) (*policySet, string, error) {
 	var k keptPolicy
-	if err := json.Unmarshal(text, &k); err != nil {
+	if err := json.Unmarshal(gen.Policy, &k); err != nil {
 		return nil, "", fmt.Errorf("its policy cannot be read: %w", err)
 	}
+	out, err := k.restore(set)
+	switch c := k.Canary; {
+	case err != nil:
+		return nil, "", err
+	case (c == nil) != (gen.CanarySet == nil) || c != nil && c.Policy == nil:
+		return nil, "", errors.New("it says both that a canary runs and that none does")
+	case c != nil:
+		ahead, err := c.Policy.restore(gen.CanarySet)
+		if err != nil {
+			return nil, "", fmt.Errorf("canary: %w", err)
+		}
+		out.canary = &canary{group: c.Group, policy: ahead, from: c.From, since: c.Since, who: c.Who, why: c.Why}
+	}
+	return out, k.Version, nil
+}
+
+func (k *keptPolicy) restore(set *blocklists.Set) (*policySet, error) {
 	if len(k.Parts) != len(k.Lists) || set.Lists() > len(k.Parts) {
-		return nil, "", fmt.Errorf("it describes %d of %d lists", len(k.Parts), max(len(k.Lists), set.Lists()))
+		return nil, fmt.Errorf("it describes %d of %d lists", len(k.Parts), max(len(k.Lists), set.Lists()))
 	}
 	out := &policySet{set: set, built: true, bans: k.Bans, read: make(revisions, len(k.Read))}
 	out.spec = policy.Spec{
@@ -117,14 +151,33 @@ func restore(text []byte, set *blocklists.Set) (*policySet, string, error) {
 		out.read[src] = r.revision()
 	}
 	out.lists = statuses(out.parts, out.off)
-	return out, k.Version, nil
+	return out, nil
 }
 
-// number makes the snapshot, under that number.
+// number makes the snapshot, under that number; that of a canary has the same.
 func (set *policySet) number(n uint64) (err error) {
-	set.spec.Generation = n
+	set.spec.Generation, set.spec.Canary = n, nil
+	if set.canary != nil {
+		c, ahead := *set.canary, *set.canary.policy
+		if err := ahead.number(n); err != nil {
+			return fmt.Errorf("canary: %w", err)
+		}
+		c.policy = &ahead
+		set.canary = &c
+		set.spec.Canary = &policy.Canary{Group: c.group, Snapshot: ahead.snapshot}
+	}
 	set.snapshot, err = policy.NewSnapshot(set.spec)
 	return err
+}
+
+// distrust has nothing of a policy that was restored be taken over, but lists in
+// files that were read as this program reads them.
+func (set *policySet) distrust(same bool) {
+	for i := range set.parts {
+		if p := &set.parts[i]; !same || strings.HasPrefix(p.source, "embedded:") {
+			p.read.absent = true
+		}
+	}
 }
 
 // fresh has a policy that was restored be compared with what there is now: the
@@ -172,17 +225,29 @@ func sourceDigest(src string) string {
 // says reports whether the two say the same, to the last reason and line, so
 // that they are one generation.
 func (set *policySet) says(other *policySet) bool {
-	return set.set == other.set && bytes.Equal(set.essence(), other.essence())
+	same := func(a, b *policySet) bool { return a.set == b.set }
+	if set.canary != nil && other.canary != nil && !same(set.canary.policy, other.canary.policy) {
+		return false
+	}
+	return same(set, other) && bytes.Equal(set.essence(), other.essence())
 }
 
-// essence is what a policy says beside its rules.
-func (set *policySet) essence() []byte {
-	k := set.kept("")
+// strip takes away what says nothing of what is decided.
+func (k *keptPolicy) strip() {
 	k.Read = nil
 	for i := range k.Parts {
 		p := &k.Parts[i]
 		p.Read, p.At, p.Status.Report = keptRevision{}, time.Time{}, nil
 	}
+	if k.Canary != nil {
+		k.Canary.Policy.strip()
+	}
+}
+
+// essence is what a policy says beside its rules.
+func (set *policySet) essence() []byte {
+	k := set.kept("")
+	k.strip()
 	b, err := json.Marshal(k)
 	if err != nil {
 		return nil // of what is no JSON nothing is the same

@@ -174,7 +174,7 @@ func (v *victim) examine() {
 	if err != nil || g == nil {
 		v.t.Fatalf("the newest generation cannot be read: %v", err)
 	}
-	set, _, err := restore(g.Policy, rules)
+	set, _, err := restore(g, rules)
 	if err == nil {
 		err = set.number(g.Number)
 	}

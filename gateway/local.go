@@ -120,18 +120,32 @@ func (l *local) inForce(spec *policy.Spec, now time.Time) (out []policy.Exemptio
 // rule does not change which lists there are. No list of a file can have their
 // names.
 func (c *compiler) localRules() {
-	of := make(map[string][]blocklists.Rule)
-	if c.local != nil {
-		for _, r := range c.local.rules {
-			of[r.Ban] = append(of[r.Ban], r.compiled())
-		}
-	}
-	c.inline("allow+rules", "operator", policy.RoleOperator, of[""])
+	of := c.local.rulesByBan()
+	c.inline(localAllow, "operator", policy.RoleOperator, of[""])
 	for i := range c.cfg.Bans {
 		id := c.cfg.Bans[i].ID
 		st := ListStatus{Name: id + "+rules", Ban: id, Role: "ban", Enabled: true, Source: rulesSource, Rules: len(of[id])}
 		c.add(part{status: st, list: policy.List{Name: st.Name, Role: policy.RoleBan, Ban: i}, inline: of[id]})
 	}
+}
+
+// localAllow is the list of the names that the API lets through.
+const localAllow = "allow+rules"
+
+// isLocal reports whether the list is one of rules of the API.
+func (p *part) isLocal() bool {
+	return p.status.Format == "" && (p.status.Source == rulesSource || p.status.Name == localAllow)
+}
+
+// rulesByBan are the rules as the lists take them; those that allow have no ban.
+func (l *local) rulesByBan() map[string][]blocklists.Rule {
+	of := make(map[string][]blocklists.Rule)
+	if l != nil {
+		for _, r := range l.rules {
+			of[r.Ban] = append(of[r.Ban], r.compiled())
+		}
+	}
+	return of
 }
 
 // rulesSource is where status says that those rules come from.
@@ -160,18 +174,31 @@ func (g *Gateway) apply(beside *local, next func(*local) (*policySet, error), st
 }
 
 // withRules compiles the policy anew with other rules; lists that have not
-// changed are taken over. What a rollback holds stays as it was.
+// changed are taken over. What a rollback holds stays as it was; next to a canary,
+// all others get the rules as well.
 func (g *Gateway) withRules(beside *local) (*policySet, error) {
-	if g.gens.hold != 0 {
+	c := g.compiled.canary
+	if g.gens.hold != 0 && c == nil {
 		return nil, heldError{g.gens.hold}
 	}
-	return compileWith(g.cfg, beside, g.next(), g.compiled, copies{store: g.feeds.store})
+	set, err := compileWith(g.cfg, beside, g.next(), g.compiled.ahead(), copies{store: g.feeds.store})
+	if err != nil || c == nil {
+		return set, err
+	}
+	others, err := g.compiled.withRules(beside)
+	if err != nil {
+		return nil, err
+	}
+	ahead := *c
+	ahead.policy = set
+	out := others.with(&ahead)
+	out.heap = set.heap
+	return out, out.number(set.spec.Generation)
 }
 
 // withExemptions is the policy in force, whatever it is, with other exemptions.
 func (g *Gateway) withExemptions(beside *local) (*policySet, error) {
-	set := *g.compiled
-	set.built = false
-	set.spec.Exemptions = g.exemptionsWith(&set, beside)
-	return &set, set.number(g.next())
+	set := g.exempting(g.compiled, beside)
+	set.built, set.heap = false, nil
+	return set, set.number(g.next())
 }

@@ -81,6 +81,13 @@ func (c collector) policy(e emitter) {
 	e.counter("weir_reloads_total", "Reloads by result.", float64(g.counts.failed.Load()), "result", "failure")
 	e.counter("weir_generation_write_failures_total", "Policies in force that could not be written to disk, at each try.", float64(g.counts.unkept.Load()))
 	e.gauge("weir_policy_held", "The generation that a rollback went back to and that is held, 0 for none.", float64(g.Status().Held))
+	canary, running := "", 0.0
+	if st.canary != nil {
+		canary, running = st.canary.Group, 1
+		e.gauge("weir_policy_canary_since_timestamp_seconds", "When the group began to go ahead.", float64(st.canary.Since.UnixNano())/1e9, "group", canary)
+		e.gauge("weir_policy_canary_rules", "Different rules in force for the group that goes ahead.", float64(st.canary.Rules), "group", canary)
+	}
+	e.gauge("weir_policy_canary", "Whether a group goes ahead of all others, and which.", running, "group", canary)
 	ok := 1.0
 	if g.counts.lastError.Load() != nil {
 		ok = 0

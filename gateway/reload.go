@@ -65,7 +65,7 @@ func (g *Gateway) own(ctx context.Context) error {
 
 // reload is one attempt, reported once.
 func (g *Gateway) reload(c change) error {
-	if of := g.gens.hold; of != 0 && c.kind != changeUpdate {
+	if of := g.gens.hold; of != 0 && c.kind != changeUpdate && g.compiled.canary == nil {
 		g.log.Warn("change noted, not taken: a generation is held since a rollback", "why", c.why, "held", of)
 		return heldError{of}
 	}
@@ -79,7 +79,9 @@ func (g *Gateway) reload(c change) error {
 		g.failed(c, err, g.state.Load().generation)
 		return err
 	}
-	g.gens.hold = 0
+	if g.compiled.canary == nil {
+		g.gens.hold = 0
+	}
 	g.counts.ok.Add(1)
 	g.counts.lastError.Store(nil)
 	st := g.state.Load()
@@ -121,11 +123,15 @@ func (g *Gateway) adopt(cfg *config.Config, file revisions, update *feedUpdate, 
 		return err
 	}
 	from := copies{store: g.feeds.store, update: update}
-	set, err := compileWith(cfg, g.local.Load(), g.next(), g.compiled, from)
+	set, err := compileWith(cfg, g.local.Load(), g.next(), g.compiled.ahead(), from)
 	if err != nil {
 		return err
 	}
 	defer set.heap.lift()
+	whole, err := g.whole(set)
+	if err != nil {
+		return err
+	}
 	if !sameUpstreams(&g.cfg.DNS, &cfg.DNS) || !reflect.DeepEqual(shape(g.cfg), shape(cfg)) {
 		if err := g.resolver.replace(cfg, g.log); err != nil {
 			return err
@@ -140,7 +146,7 @@ func (g *Gateway) adopt(cfg *config.Config, file revisions, update *feedUpdate, 
 	// Nothing below can fail.
 	g.resolver.setLocal(data)
 	g.cfg = cfg
-	g.publish(set, began)
+	g.publish(whole, began)
 	if g.admin != nil {
 		g.admin.SetAccess(adminAccess(&cfg.Admin))
 	}
@@ -155,8 +161,8 @@ func (g *Gateway) adopt(cfg *config.Config, file revisions, update *feedUpdate, 
 		g.proxy.SetTransparent(transparentRules(cfg))
 		g.proxy.Recheck()
 	}
-	settleMemory(set)
-	g.showFinished(set)
+	settleMemory(whole)
+	g.showFinished(whole)
 	return nil
 }
 
@@ -164,7 +170,7 @@ func (g *Gateway) adopt(cfg *config.Config, file revisions, update *feedUpdate, 
 func (g *Gateway) showFinished(set *policySet) {
 	if set.finish() {
 		st := *g.state.Load()
-		st.lists = set.lists
+		st.lists, st.ahead = set.lists, set.ahead().lists
 		g.state.Store(&st)
 	}
 }

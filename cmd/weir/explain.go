@@ -145,6 +145,9 @@ func printExplanation(w io.Writer, x *gateway.Explanation) error {
 	printClient(row, &x.Client)
 	row("generation", "%d", x.Generation)
 	row("policy", "%s", x.Basis)
+	if x.Canary != "" {
+		row("canary", "group %s goes ahead of all others", x.Canary)
+	}
 	printBetween(row, x.Between)
 	printCache(row, x.Cache)
 	switch {

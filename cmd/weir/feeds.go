@@ -24,8 +24,14 @@ func feedCommands() []*cli.Command {
 			ArgsUsage: "[NAME]",
 			Description: "Ends the hold of a rollback. With the name of a list that is fetched over the network,\n" +
 				"only that one is looked at. Exits with 1 if a list failed; what takes long goes on by\n" +
-				"itself, and weir lists status shows what became of it.",
-			Flags:  adminFlags(&cli.StringFlag{Name: "why", Usage: "note `REASON` with the change"}),
+				"itself, and weir lists status shows what became of it.\n\n" +
+				"With --canary, from now on what changes of the configuration's bans and lists is in\n" +
+				"force for that group first, and all others keep what they have, until lists promote or\n" +
+				"lists drop. Exemptions and weir rules are for everybody all the same.",
+			Flags: adminFlags(
+				&cli.StringFlag{Name: "why", Usage: "note `REASON` with the change"},
+				&cli.StringFlag{Name: "canary", Usage: "have `GROUP` go ahead of all others"},
+			),
 			Action: listsUpdate,
 		},
 		{
@@ -48,6 +54,9 @@ func feedCommands() []*cli.Command {
 }
 
 func listsUpdate(c *cli.Context) error {
+	if c.IsSet("canary") {
+		return beginCanary(c)
+	}
 	if c.NArg() > 1 {
 		return errors.New("lists update takes one list or none; see weir lists update --help")
 	}

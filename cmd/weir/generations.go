@@ -106,8 +106,11 @@ func mark(h *generation.Header, inForce uint64) string {
 }
 
 func changeOf(h *generation.Header) string {
-	if h.Kind == "rollback" {
+	switch {
+	case h.Kind == "rollback":
 		return fmt.Sprintf("rollback to %d", h.Of)
+	case h.Canary != "":
+		return fmt.Sprintf("%s, group %s ahead", h.Kind, h.Canary)
 	}
 	return h.Kind
 }
@@ -203,6 +206,9 @@ func printInForce(w io.Writer, st *gateway.Status) error {
 	_, err := fmt.Fprintf(w, "running: generation %d since %s, %d rules\n", st.Generation, st.Since.Format(time.RFC3339), st.Rules)
 	if err == nil && st.Held != 0 {
 		_, err = fmt.Fprintf(w, "held as generation %d was; weir lists update takes files again\n", st.Held)
+	}
+	if err == nil {
+		err = printCanary(w, st.Canary)
 	}
 	return err
 }

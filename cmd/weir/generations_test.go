@@ -21,7 +21,7 @@ func TestGenerationsByCommand(t *testing.T) {
 	file, list := filepath.Join(dir, "weir.yml"), filepath.Join(dir, "list.txt")
 	conf := fmt.Sprintf("dns: {listen: [], upstreams: [\"udp://127.0.0.1:9\"]}\nproxy: {listen: []}\nadmin: {listen: %q}\nstate: state\n", a[0]) +
 		"bans:\n- id: test\n  title: {en: Test, fr: Essai}\n  authority: test\n  reference: \"https://ban.example/\"\n" +
-		"  effective: 2023-10-30T00:00:00-04:00\n  lists: [{name: test, source: \"file:list.txt\", format: domains}]\n"
+		"  effective: 2023-10-30T00:00:00-04:00\n  lists: [{name: test, source: \"file:list.txt\", format: domains}]\ngroups: [{name: pilot, devices: [10.8.0.0/24]}]\n"
 	put := func(path, text string) {
 		t.Helper()
 		if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
@@ -81,4 +81,14 @@ func TestGenerationsByCommand(t *testing.T) {
 	has(weir(true, "lists", "update", "--why", "ticket 7"), "running: generation 4")
 	has(weir(true, "lists", "history"), "4 in force", "update", "uid:", "ticket 7")
 	has(weir(true, "lists", "unpin", "1"), "4 in force")
+	has(weir(false, "lists", "update", "--canary", "nobody"), `there is no group "nobody" in force; there is: pilot`)
+	has(weir(false, "lists", "update", "--canary", "pilot", "test"), "takes all lists")
+	has(weir(false, "lists", "promote"), "no canary runs")
+	has(weir(true, "lists", "update", "--canary", "pilot", "--why", "ticket 8"), "running: generation 5", "canary: group pilot goes ahead since")
+	has(weir(true, "lists", "status"), "canary: group pilot goes ahead since", "all others keep those of generation 4")
+	has(weir(true, "lists", "history"), "5 in force", "canary, group pilot ahead", "ticket 8")
+	has(weir(false, "lists", "rollback"), "no rollback: a canary runs for group pilot")
+	has(weir(true, "lists", "drop", "--why", "not yet"), "running: generation 6", "held as generation 4 was")
+	has(weir(true, "lists", "update", "--canary", "pilot"), "running: generation 7")
+	has(weir(true, "lists", "promote"), "running: generation 8")
 }

@@ -52,7 +52,7 @@ func listsCommand() *cli.Command {
 				},
 				Action: listsLint,
 			},
-		}, append(feedCommands(), generationCommands()...)...),
+		}, slices.Concat(feedCommands(), generationCommands(), canaryCommands())...),
 	}
 }
 
@@ -240,7 +240,10 @@ func listsStatus(c *cli.Context) error {
 	r := st.Running
 	_, err = fmt.Fprintf(c.App.Writer, "running: generation %d since %s, %d rules\n", r.Generation, r.Since.Format(time.RFC3339), r.Rules)
 	if err == nil && r.Held != 0 {
-		_, err = fmt.Fprintf(c.App.Writer, "held as generation %d was, since a rollback; weir lists update takes files again\n", r.Held)
+		_, err = fmt.Fprintf(c.App.Writer, "held as generation %d was, since a rollback or the end of a canary; weir lists update takes files again\n", r.Held)
+	}
+	if err == nil {
+		err = printCanary(c.App.Writer, r.Canary)
 	}
 	if err == nil && r.LastError != "" {
 		_, err = fmt.Fprintf(c.App.Writer, "the latest reload was rejected: %s\n", r.LastError)

@@ -88,7 +88,7 @@ func (c *core) answerLocally(snap *policy.Snapshot, q *question, d *decision) {
 func (d *decision) localRecords(snap *policy.Snapshot, q *question, maxTTL uint32) (alias *dns.CNAME, ok bool) {
 	owner := d.owner(q)
 	d.local = []dns.RR{}
-	for _, text := range snap.LocalData(&d.Verdict) {
+	for _, text := range snap.LocalData(q.from, &d.Verdict) {
 		rr, err := dns.NewRR(owner + " " + text)
 		if err != nil || rr == nil {
 			continue // the parser has read it before

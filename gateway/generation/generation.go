@@ -20,6 +20,8 @@ import (
 	"io"
 	"os"
 	"time"
+
+	"github.com/weir-gateway/weir/blocklists"
 )
 
 // A Header is what is told of a generation.
@@ -30,26 +32,34 @@ type Header struct {
 	Who    string    `json:"who"`
 	Why    string    `json:"why,omitempty"`
 	Kind   string    `json:"kind"`             // start, reload, file, rollback, …
-	Of     uint64    `json:"of,omitempty"`     // the generation that a rollback went back to
+	Of     uint64    `json:"of,omitempty"`     // the generation that a rollback went back to, or the end of a canary
 	Held   bool      `json:"held,omitempty"`   // nothing else is taken until somebody says so
 	Config string    `json:"config,omitempty"` // the configuration file, empty for the built-in default
 	Rules  int       `json:"rules"`
-	Base   string    `json:"base"`             // the file with the compiled names
-	Pinned bool      `json:"pinned,omitempty"` // it is kept until it is let go
-	Bytes  int64     `json:"bytes,omitempty"`  // of the files that are this generation's alone
+	Base   string    `json:"base"` // the file with the compiled names
+	// Of a generation in which one group has another policy than all others.
+	Canary      string `json:"canary,omitempty"` // the group
+	CanaryRules int    `json:"canary_rules,omitempty"`
+	CanaryBase  string `json:"canary_base,omitempty"`
+	Pinned      bool   `json:"pinned,omitempty"` // it is kept until it is let go
+	Bytes       int64  `json:"bytes,omitempty"`  // of the files that are this generation's alone
 }
 
 // A Generation is a header and what the policy was.
 type Generation struct {
 	Header
 	Policy json.RawMessage // all but the rules, as the caller has it
-	edits  []byte
+	// CanarySet are the rules of the one group, nil where there is none.
+	CanarySet *blocklists.Set
+
+	edits, canaryEdits []byte
 }
 
 // A body is the second line of a generation's file.
 type body struct {
 	Policy json.RawMessage `json:"policy"`
 	Edits  []byte          `json:"edits"` // of the set; see blocklists.Set.WriteEdits
+	Canary []byte          `json:"canary,omitempty"`
 }
 
 // ErrNotKept is in errors about generations that are not there, or no more.
@@ -61,7 +71,7 @@ func (g *Generation) encode(w io.Writer) error {
 	lines := json.NewEncoder(&b)
 	h := g.Header
 	h.Pinned, h.Bytes = false, 0 // those are the store's
-	if err := errors.Join(lines.Encode(h), lines.Encode(body{g.Policy, g.edits})); err != nil {
+	if err := errors.Join(lines.Encode(h), lines.Encode(body{g.Policy, g.edits, g.canaryEdits})); err != nil {
 		return err
 	}
 	_, err := w.Write(append(b.Bytes(), sealOf(b.Bytes())...))
@@ -88,7 +98,7 @@ func decode(b []byte) (*Generation, error) {
 	if err := errors.Join(lines.Decode(&g.Header), lines.Decode(&rest)); err != nil {
 		return nil, fmt.Errorf("damaged generation: %w", err)
 	}
-	g.Policy, g.edits = rest.Policy, rest.Edits
+	g.Policy, g.edits, g.canaryEdits = rest.Policy, rest.Edits, rest.Canary
 	return &g, nil
 }
 

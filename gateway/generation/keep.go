@@ -64,8 +64,10 @@ func (s *Store) Prune() error {
 		s.numbers = slices.DeleteFunc(s.numbers, func(m uint64) bool { return m == n })
 		delete(s.files, n)
 		left, total = left-1, total-f.size
-		if refs[f.base]--; refs[f.base] == 0 {
-			total -= s.size(f.base)
+		for _, base := range f.bases() {
+			if refs[base]--; refs[base] == 0 {
+				total -= s.size(base)
+			}
 		}
 	}
 	return errors.Join(append(errs, s.dropBases(refs))...)
@@ -76,8 +78,10 @@ func (s *Store) survey() (refs map[string]int, total int64) {
 	refs = make(map[string]int)
 	for _, f := range s.files {
 		total += f.size
-		if refs[f.base]++; refs[f.base] == 1 && f.base != "" {
-			total += s.size(f.base)
+		for _, base := range f.bases() {
+			if refs[base]++; refs[base] == 1 && base != "" {
+				total += s.size(base)
+			}
 		}
 	}
 	return refs, total
@@ -92,9 +96,9 @@ func (s *Store) dropBases(refs map[string]int) error {
 	var errs []error
 	for _, e := range entries {
 		file := e.Name()
-		_, isBase := numberOf(file, baseEnd)
+		_, base := isBase(file)
 		n, isPin := numberOf(file, pinEnd)
-		if isBase && refs[file] == 0 || isPin && !slices.Contains(s.numbers, n) {
+		if base && refs[file] == 0 || isPin && !slices.Contains(s.numbers, n) {
 			errs = append(errs, s.remove(s.path(file)))
 		}
 	}

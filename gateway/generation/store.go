@@ -41,21 +41,43 @@ type Store struct {
 	numbers []uint64   // of the generations that are there, ascending
 	last    uint64     // the highest number that there ever was
 	files   map[uint64]fileOf
-	// What was last written or read, to see what shares its base.
+	known   []known // what was last written or read, to see what shares its base
+}
+
+// A known is a set in memory, and the file that its base is in.
+type known struct {
 	set  *blocklists.Set
 	base string
 }
 
 // A fileOf is what is remembered of a generation's file.
 type fileOf struct {
-	base string // empty for a file that cannot be read
-	size int64
+	base   string // empty for a file that cannot be read
+	canary string // the base of its canary, empty for none or for the same
+	size   int64
+}
+
+func fileOfHeader(h *Header, size int64) fileOf {
+	f := fileOf{base: h.Base, size: size}
+	if h.CanaryBase != h.Base {
+		f.canary = h.CanaryBase
+	}
+	return f
+}
+
+// bases are the files that the generation refers to.
+func (f fileOf) bases() []string {
+	if f.canary == "" {
+		return []string{f.base}
+	}
+	return []string{f.base, f.canary}
 }
 
 const (
-	fileEnd = ".json"
-	baseEnd = ".set"
-	pinEnd  = ".pin"
+	fileEnd  = ".json"
+	baseEnd  = ".set"
+	trialEnd = ".canary.set" // the base of a canary that began then
+	pinEnd   = ".pin"
 )
 
 func name(number uint64, end string) string { return fmt.Sprintf("%08d%s", number, end) }
@@ -68,6 +90,14 @@ func numberOf(file, end string) (uint64, bool) {
 	}
 	n, err := strconv.ParseUint(digits, 10, 64)
 	return n, err == nil && name(n, end) == file
+}
+
+// isBase reports whether the file is one with compiled names, and of which number.
+func isBase(file string) (uint64, bool) {
+	if n, ok := numberOf(file, trialEnd); ok {
+		return n, true
+	}
+	return numberOf(file, baseEnd)
 }
 
 // Open opens the folder, which must be there, and takes away what a killed
@@ -94,9 +124,9 @@ func Look(dir string, limits Limits) (*Store, error) {
 				return nil, err // of the machine, not of what is in the file
 			}
 			s.numbers, s.last = append(s.numbers, n), max(s.last, n)
-			s.files[n] = fileOf{h.Base, s.size(e.Name())}
+			s.files[n] = fileOfHeader(&h, s.size(e.Name()))
 		}
-		if n, ok := numberOf(e.Name(), baseEnd); ok {
+		if n, ok := isBase(e.Name()); ok {
 			s.last = max(s.last, n) // of a generation that came to nothing
 		}
 	}
@@ -112,36 +142,63 @@ func (s *Store) Next() uint64 {
 	return s.last + 1
 }
 
-// Write writes a generation and returns when it outlives a loss of power. Its
-// set is compared with the last one: where the two share a base, that is not
-// written again. Pace may be nil; it is called all the time while much is written.
-func (s *Store) Write(h Header, policy []byte, set *blocklists.Set, pace func()) error {
+// Write writes a generation and returns when it outlives a loss of power. Its sets
+// are compared with the last ones: where two share a base, that is not written
+// again. canary is nil where no group has rules of its own. Pace may be nil; it is
+// called all the time while much is written.
+func (s *Store) Write(h Header, policy []byte, set, canary *blocklists.Set, pace func()) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := len(s.numbers); n > 0 && h.Number <= s.numbers[n-1] || h.Number == 0 {
 		return fmt.Errorf("generation %d is not a new one", h.Number)
 	}
-	base := s.base
-	if base == "" || !set.SameBase(s.set) {
-		base = name(h.Number, baseEnd)
-		err := durable.WriteFile(s.path(base), func(w io.Writer) error { return set.WriteBase(w, pace) })
+	g := Generation{Header: h, Policy: policy}
+	now := make([]known, 1, 2)
+	var err error
+	if now[0], g.edits, err = s.writeSet(set, name(h.Number, baseEnd), pace); err != nil {
+		return err
+	}
+	g.Base, g.Rules = now[0].base, set.Rules()
+	if canary != nil {
+		k := now[0]
+		if canary.SameBase(set) {
+			k.set = canary
+			g.canaryEdits, err = edits(canary)
+		} else {
+			k, g.canaryEdits, err = s.writeSet(canary, name(h.Number, trialEnd), pace)
+		}
 		if err != nil {
 			return err
 		}
+		g.CanaryBase, g.CanaryRules = k.base, canary.Rules()
+		now = append(now, k)
 	}
-	var edits bytes.Buffer
-	if err := set.WriteEdits(&edits); err != nil {
-		return err
-	}
-	h.Base, h.Rules = base, set.Rules()
-	g := Generation{Header: h, Policy: policy, edits: edits.Bytes()}
 	if err := durable.WriteFile(s.path(name(h.Number, fileEnd)), g.encode); err != nil {
 		return err
 	}
 	s.numbers, s.last = append(s.numbers, h.Number), max(s.last, h.Number)
-	s.files[h.Number] = fileOf{base, s.size(name(h.Number, fileEnd))}
-	s.set, s.base = set, base
+	s.files[h.Number] = fileOfHeader(&g.Header, s.size(name(h.Number, fileEnd)))
+	s.known = now
 	return nil
+}
+
+// writeSet writes the base of a set to the file, unless it is on disk already, and
+// returns where it is and the edits of the set.
+func (s *Store) writeSet(set *blocklists.Set, file string, pace func()) (known, []byte, error) {
+	at := slices.IndexFunc(s.known, func(k known) bool { return set.SameBase(k.set) })
+	if at >= 0 {
+		file = s.known[at].base
+	} else if err := durable.WriteFile(s.path(file), func(w io.Writer) error { return set.WriteBase(w, pace) }); err != nil {
+		return known{}, nil, err
+	}
+	e, err := edits(set)
+	return known{set, file}, e, err
+}
+
+func edits(set *blocklists.Set) ([]byte, error) {
+	var b bytes.Buffer
+	err := set.WriteEdits(&b)
+	return b.Bytes(), err
 }
 
 func (s *Store) path(file string) string { return filepath.Join(s.dir, file) }
@@ -166,59 +223,95 @@ func (s *Store) Newest() (*Generation, *blocklists.Set, error) {
 // Load reads a generation. Where it shares the base of the last one, that is not
 // read again.
 func (s *Store) Load(number uint64) (*Generation, *blocklists.Set, error) {
-	g, shared, base, err := s.read(number)
+	g, bases, err := s.read(number)
 	if err != nil {
 		return nil, nil, fmt.Errorf("generation %d: %w", number, err)
 	}
-	var set *blocklists.Set
-	if shared != nil {
-		set, err = shared.WithEdits(g.edits)
-	} else {
-		set, err = blocklists.ReadSet(base, g.edits, nil)
-	}
+	set, err := bases[0].decode(g.edits, g.Rules)
 	if err != nil {
 		return nil, nil, fmt.Errorf("generation %d: %s: %w", number, g.Base, err)
 	}
-	if set.Rules() != g.Rules {
-		return nil, nil, fmt.Errorf("generation %d: it has %d rules and says %d", number, set.Rules(), g.Rules)
+	if g.CanaryBase == "" {
+		return g, set, nil
+	}
+	if g.CanaryBase == g.Base {
+		bases[1].set = set
+	}
+	if g.CanarySet, err = bases[1].decode(g.canaryEdits, g.CanaryRules); err != nil {
+		return nil, nil, fmt.Errorf("generation %d: %s: %w", number, g.CanaryBase, err)
 	}
 	return g, set, nil
 }
 
+// A stored is the base of a set: one in memory that shares it, or its file.
+type stored struct {
+	set  *blocklists.Set
+	text []byte
+}
+
+func (b *stored) decode(edits []byte, rules int) (set *blocklists.Set, err error) {
+	if b.set != nil {
+		set, err = b.set.WithEdits(edits)
+	} else {
+		set, err = blocklists.ReadSet(b.text, edits, nil)
+	}
+	if err == nil && set.Rules() != rules {
+		return nil, fmt.Errorf("it has %d rules and says %d", set.Rules(), rules)
+	}
+	return set, err
+}
+
 // read reads the files of a generation: what is decoded of them takes longer,
 // and nobody needs to wait for that.
-func (s *Store) read(number uint64) (g *Generation, shared *blocklists.Set, base []byte, err error) {
+func (s *Store) read(number uint64) (g *Generation, bases [2]stored, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b, err := os.ReadFile(s.path(name(number, fileEnd)))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, nil, ErrNotKept
+		return nil, bases, ErrNotKept
 	}
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, bases, err
 	}
 	if g, err = decode(b); err != nil {
-		return nil, nil, nil, err
+		return nil, bases, err
 	}
 	if g.Number != number {
-		return nil, nil, nil, fmt.Errorf("damaged generation: it says to be %d", g.Number)
+		return nil, bases, fmt.Errorf("damaged generation: it says to be %d", g.Number)
 	}
-	if _, ok := numberOf(g.Base, baseEnd); !ok {
-		return nil, nil, nil, fmt.Errorf("damaged generation: its base is %q", g.Base)
+	for i, file := range []string{g.Base, g.CanaryBase} {
+		if i == 1 && (file == "" || file == g.Base) {
+			break
+		}
+		if bases[i], err = s.readBase(file); err != nil {
+			return nil, bases, err
+		}
 	}
-	if s.set != nil && g.Base == s.base {
-		return g, s.set, nil, nil
+	return g, bases, nil
+}
+
+func (s *Store) readBase(file string) (b stored, err error) {
+	if _, ok := isBase(file); !ok {
+		return b, fmt.Errorf("damaged generation: its base is %q", file)
 	}
-	base, err = os.ReadFile(s.path(g.Base))
-	return g, nil, base, err
+	for _, k := range s.known {
+		if k.base == file {
+			return stored{set: k.set}, nil
+		}
+	}
+	b.text, err = os.ReadFile(s.path(file))
+	return b, err
 }
 
 // Adopt tells the store which generation is in force, so that those which share
-// its base are not read or written in full.
+// its bases are not read or written in full.
 func (s *Store) Adopt(g *Generation, set *blocklists.Set) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.set, s.base = set, g.Base
+	s.known = append(make([]known, 0, 2), known{set, g.Base})
+	if g.CanarySet != nil {
+		s.known = append(s.known, known{g.CanarySet, g.CanaryBase})
+	}
 }
 
 // History returns the headers of what is kept, the newest first. A file that
@@ -235,6 +328,9 @@ func (s *Store) History() []Header {
 		h.Pinned, h.Bytes = s.pinned(n), s.size(name(n, fileEnd))
 		if h.Base == name(n, baseEnd) {
 			h.Bytes += s.size(h.Base)
+		}
+		if h.CanaryBase == name(n, trialEnd) {
+			h.Bytes += s.size(h.CanaryBase)
 		}
 		out = append(out, h)
 	}

@@ -45,7 +45,7 @@ func open(t testing.TB, dir string, l Limits) *Store {
 func write(t testing.TB, s *Store, set *blocklists.Set) uint64 {
 	t.Helper()
 	n := s.Next()
-	if err := s.Write(Header{Number: n, Who: "alice", Kind: "test"}, fmt.Appendf(nil, `{"n":%d}`, n), set, nil); err != nil {
+	if err := s.Write(Header{Number: n, Who: "alice", Kind: "test"}, fmt.Appendf(nil, `{"n":%d}`, n), set, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Prune(); err != nil {
@@ -105,7 +105,7 @@ func TestStore(t *testing.T) {
 	if !slices.Equal(numbers, []uint64{3, 2, 1}) {
 		t.Errorf("history: %v, want the newest first", numbers)
 	}
-	if err := s.Write(Header{Number: 3}, nil, base, nil); err == nil {
+	if err := s.Write(Header{Number: 3}, nil, base, nil, nil); err == nil {
 		t.Error("a number was given twice")
 	}
 }
@@ -211,5 +211,90 @@ func TestLeftovers(t *testing.T) {
 	}
 	if got := strings.Join(names, " "); got != "00000001.json 00000001.set 00000003.json 00000003.set" {
 		t.Errorf("left: %s", got)
+	}
+}
+
+// TestCanaryOnDisk: a generation in which a group has rules of its own has both
+// sets, shares what they have in common, and takes neither base away from those
+// before and after it.
+func TestCanaryOnDisk(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, Limits{Count: 2, Bytes: 1 << 20})
+	writeBoth := func(set, canary *blocklists.Set) uint64 {
+		t.Helper()
+		n := s.Next()
+		h := Header{Number: n, Who: "alice", Kind: "canary", Canary: "pilot"}
+		if err := errors.Join(s.Write(h, []byte(`{}`), set, canary, nil), s.Prune()); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	has := func(what string, set *blocklists.Set, name string, want bool) {
+		t.Helper()
+		if got := len(set.AppendName(nil, name)) > 0; got != want {
+			t.Errorf("%s, %s: %v, want %v", what, name, got, want)
+		}
+	}
+	base, other := built(t, "a.example"), built(t, "b.example")
+	write(t, s, base)
+	writeBoth(base, with(t, base, "c.example"))
+	if got := files(t, dir, baseEnd); got != 1 {
+		t.Errorf("%d bases where the canary is an edit, want 1", got)
+	}
+	n := writeBoth(base, with(t, other, "c.example"))
+	last := writeBoth(with(t, base, "d.example"), other)
+	if got := files(t, dir, baseEnd); got != 2 {
+		t.Errorf("%d bases, want that of all and that of the canary", got)
+	}
+	for _, reopen := range []bool{false, true} {
+		if reopen {
+			s = open(t, dir, Limits{Count: 2, Bytes: 1 << 20})
+		}
+		g, set, err := s.Load(n)
+		if err != nil || g.CanarySet == nil || g.Canary != "pilot" || g.CanaryRules != 2 || g.CanaryBase != "00000003.canary.set" {
+			t.Fatalf("%+v, %v", g, err)
+		}
+		has("all", set, "a.example", true)
+		has("all", set, "b.example", false)
+		has("canary", g.CanarySet, "a.example", false)
+		has("canary", g.CanarySet, "b.example", true)
+		has("canary", g.CanarySet, "c.example", true)
+	}
+	g, set, err := s.Newest()
+	if err != nil || g.Number != last {
+		t.Fatalf("newest: %+v, %v", g, err)
+	}
+	s.Adopt(g, set)
+	write(t, s, g.CanarySet) // promoted: the base of the canary is everybody's
+	write(t, s, g.CanarySet)
+	if got := files(t, dir, baseEnd); got != 1 {
+		t.Errorf("%d bases after the canary was promoted, want its own alone", got)
+	}
+	s = open(t, dir, DefaultLimits)
+	if g, set, err = s.Newest(); err != nil || g.CanarySet != nil || g.Base != "00000003.canary.set" {
+		t.Fatalf("after a restart: %+v, %v", g, err)
+	}
+	has("promoted", set, "b.example", true)
+	if next := s.Next(); next != last+3 {
+		t.Errorf("next: %d, want %d", next, last+3)
+	}
+}
+
+// TestCanaryDamaged: a generation whose canary is not whole is none.
+func TestCanaryDamaged(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, DefaultLimits)
+	base := built(t, "a.example")
+	write(t, s, base)
+	h := Header{Number: 2, Canary: "pilot"}
+	if err := s.Write(h, []byte(`{}`), base, built(t, "b.example"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(dir, "00000002.canary.set"), 20); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir, DefaultLimits)
+	if g, _, err := s.Newest(); err == nil || g == nil || g.Number != 1 {
+		t.Errorf("newest: %+v, %v, want the one before and an error", g, err)
 	}
 }

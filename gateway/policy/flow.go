@@ -10,6 +10,7 @@ import (
 // HTTP. While more is true nothing is decided, and the verdict is the zero one:
 // further bytes may tell; whoever has no further bytes to come, asks FlowEnd.
 func (s *Snapshot) Flow(sub Subject, first []byte, now time.Time) (v Verdict, more bool) {
+	s = s.Of(sub)
 	var room [few]blocklists.Match
 	ms, more := s.spec.Set.AppendFlow(room[:0], first)
 	if more {
@@ -24,6 +25,7 @@ func (s *Snapshot) Flow(sub Subject, first []byte, now time.Time) (v Verdict, mo
 
 // FlowEnd is Flow for a connection that says no more.
 func (s *Snapshot) FlowEnd(sub Subject, first []byte, now time.Time) (v Verdict) {
+	s = s.Of(sub)
 	var room [few]blocklists.Match
 	ms, _ := s.spec.Set.AppendFlow(room[:0], first)
 	s.judge(&v, sub, ms, now)
@@ -35,6 +37,7 @@ func (s *Snapshot) FlowEnd(sub Subject, first []byte, now time.Time) (v Verdict)
 // for none. What lets the host through (a rule of the operator, a protected
 // name) lets the request through.
 func (s *Snapshot) Fields(sub Subject, host blocklists.Host, path string, fields blocklists.Fields, now time.Time) (v Verdict) {
+	s = s.Of(sub)
 	q := asked{name: host.Name, path: path, addr: host.Addr}
 	if host.Addr.IsValid() {
 		q.name, q.path = "", ""

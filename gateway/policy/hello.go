@@ -29,6 +29,7 @@ type HelloPolicy struct {
 // the one asked for, or that is the public name of a provider, which is a list's
 // to name. The extension alone shows nothing, because browsers always send one.
 func (s *Snapshot) Hello(sub Subject, want string, h hello.Hello, now time.Time) Verdict {
+	s = s.Of(sub)
 	rules := s.helloPolicy(sub)
 	switch h.Kind {
 	case hello.Found:

@@ -24,6 +24,7 @@ type Inquiry struct {
 // Inquire begins an inquiry after the question's name was judged. An empty name
 // is that of no question.
 func (s *Snapshot) Inquire(sub Subject, name string, now time.Time) Inquiry {
+	s = s.Of(sub)
 	q := Inquiry{s: s, sub: sub, now: now}
 	if s.zones {
 		var room [few]blocklists.Match

@@ -134,7 +134,7 @@ func TestBeside(t *testing.T) {
 	if got := s.AddrBeside(&v, device("10.0.0.9"), netip.MustParseAddr("192.0.2.70"), noon); !got.Blocked() || got.List != "second" {
 		t.Errorf("another list: %+v", got)
 	}
-	if got := s.LocalData(&v); got != nil {
+	if got := s.LocalData(Subject{}, &v); got != nil {
 		t.Errorf("local data of a rule without: %q", got)
 	}
 }

@@ -106,7 +106,7 @@ func keys[K, V any](seq iter.Seq2[K, V]) iter.Seq[K] {
 	}
 }
 
-// NextChange returns when, after now, time alone changes what Spared returns:
+// NextChange returns when, after now, time alone changes what Spared and Others return:
 // a ban takes effect, an exemption begins or ends. It is zero for never.
 func (s *Snapshot) NextChange(now time.Time) time.Time {
 	var next time.Time
@@ -121,6 +121,9 @@ func (s *Snapshot) NextChange(now time.Time) time.Time {
 	for i := range s.spec.Exemptions {
 		at(s.spec.Exemptions[i].From)
 		at(s.spec.Exemptions[i].Until)
+	}
+	if s.canary != nil {
+		at(s.canary.NextChange(now))
 	}
 	return next
 }

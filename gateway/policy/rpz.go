@@ -8,12 +8,13 @@ import (
 	"github.com/weir-gateway/weir/blocklists"
 )
 
-// LocalData returns the records that the verdict's rule answers with, in the
-// order of their text. There are none but for mode LocalData.
-func (s *Snapshot) LocalData(v *Verdict) []string {
+// LocalData returns the records that the rule of the subject's verdict answers
+// with, in the order of their text. There are none but for mode LocalData.
+func (s *Snapshot) LocalData(sub Subject, v *Verdict) []string {
 	if v.Answer.Mode != blocklists.LocalData {
 		return nil
 	}
+	s = s.Of(sub)
 	data := s.spec.Set.AppendData(nil, blocklists.Match{List: s.listIndex(v), Rule: v.Rule})
 	out := make([]string, len(data))
 	for i, d := range data {
@@ -44,6 +45,7 @@ func (s *Snapshot) AddrBeside(of *Verdict, sub Subject, addr netip.Addr, now tim
 }
 
 func (s *Snapshot) decideBeside(v, of *Verdict, sub Subject, q asked, now time.Time) {
+	s = s.Of(sub)
 	list := s.listIndex(of)
 	ms := slices.DeleteFunc(s.find(nil, sub, q), func(m blocklists.Match) bool { return m.List == list })
 	s.judge(v, sub, ms, now)

@@ -47,6 +47,8 @@ type Spec struct {
 	// Hello says what happens to connections whose first bytes are unusual. The
 	// zero one blocks them all.
 	Hello HelloPolicy
+	// Canary is the policy of one group instead, nil for none.
+	Canary *Canary
 	// CacheEntries bounds the cache of URLs in front of the Set; 0 means none.
 	CacheEntries int
 }
@@ -64,9 +66,12 @@ type Snapshot struct {
 	exempt  []exemptions // from each ban
 	named   named        // from whatever holds back a name; nil for none
 	cache   *matchCache
-	wide    bool // more matches than few may come together
-	mirrors bool // there is a list of them
-	zones   bool // there is a response policy zone
+	canary  *Snapshot // instead of this one for a group; nil for none
+	wide    bool      // more matches than few may come together
+	mirrors bool      // there is a list of them
+	zones   bool      // there is a response policy zone
+
+	canaryGroup int // index in Spec.Groups
 }
 
 // snapshots numbers the snapshots of this process.
@@ -115,6 +120,9 @@ func NewSnapshot(spec Spec) (*Snapshot, error) {
 		s.allBans.add(i)
 	}
 	if err := s.compileGroups(byID); err != nil {
+		return nil, err
+	}
+	if err := s.withCanary(); err != nil {
 		return nil, err
 	}
 	s.exempt = make([]exemptions, len(spec.Bans))
@@ -178,6 +186,7 @@ func (s *Snapshot) Rules() int { return s.spec.Set.Rules() }
 // that holds its address. It is empty for a device in no group, for which all
 // bans hold.
 func (s *Snapshot) Group(sub Subject) string {
+	s = s.Of(sub)
 	name, _ := s.group(sub)
 	return name
 }
@@ -201,7 +210,7 @@ func (s *Snapshot) groupIndex(sub Subject) (int, bool) {
 // Rule.Name is a part of it: whoever lends a name that changes must be done
 // with the verdict by then, or clone what is kept of it.
 func (s *Snapshot) Name(sub Subject, name string, now time.Time) (v Verdict) {
-	s.decide(&v, sub, asked{name: name}, now)
+	s.Of(sub).decide(&v, sub, asked{name: name}, now)
 	return v
 }
 
@@ -209,7 +218,7 @@ func (s *Snapshot) Name(sub Subject, name string, now time.Time) (v Verdict) {
 // (blocklists.CanonicalName, blocklists.CanonicalPath). For the host, the same
 // holds as for a name.
 func (s *Snapshot) URL(sub Subject, host, path string, now time.Time) (v Verdict) {
-	s.decide(&v, sub, asked{name: host, path: path}, now)
+	s.Of(sub).decide(&v, sub, asked{name: host, path: path}, now)
 	return v
 }
 
@@ -217,7 +226,7 @@ func (s *Snapshot) URL(sub Subject, host, path string, now time.Time) (v Verdict
 // IPv4 address that it embeds (IPv4-mapped, NAT64, 6to4, Teredo): a banned
 // address is banned in every disguise.
 func (s *Snapshot) Addr(sub Subject, addr netip.Addr, now time.Time) (v Verdict) {
-	s.decide(&v, sub, asked{addr: addr}, now)
+	s.Of(sub).decide(&v, sub, asked{addr: addr}, now)
 	return v
 }
 
@@ -296,20 +305,22 @@ func (s *Snapshot) AddAhead(a *blocklists.Ahead, name string) { a.Add(s.spec.Set
 func (s *Snapshot) FetchAhead(a *blocklists.Ahead) { a.Fetch(s.spec.Set) }
 
 // AsksWho reports whether there are rules about who asks, whatever for.
-func (s *Snapshot) AsksWho() bool { return s.spec.Set.HasClients() }
+func (s *Snapshot) AsksWho() bool {
+	return s.spec.Set.HasClients() || s.canary != nil && s.canary.AsksWho()
+}
 
-// Mentions reports whether any list speaks about the canonical name. A name
-// that none speaks about may pass for every subject at every time.
+// Mentions reports whether any list speaks about the canonical name, be it a
+// canary's. A name that none speaks about may pass for every subject at every time.
 func (s *Snapshot) Mentions(name string) bool {
 	var buf [4]blocklists.Match
-	return len(s.spec.Set.AppendName(buf[:0], name)) > 0
+	return len(s.spec.Set.AppendName(buf[:0], name)) > 0 || s.canary != nil && s.canary.Mentions(name)
 }
 
 // MentionsAddr is Mentions for an address, together with the IPv4 address that
 // it embeds.
 func (s *Snapshot) MentionsAddr(addr netip.Addr) bool {
 	var buf [4]blocklists.Match
-	return len(s.appendAddr(buf[:0], addr)) > 0
+	return len(s.appendAddr(buf[:0], addr)) > 0 || s.canary != nil && s.canary.MentionsAddr(addr)
 }
 
 func (s *Snapshot) appendAddr(dst []blocklists.Match, addr netip.Addr) []blocklists.Match {

@@ -42,6 +42,7 @@ type Voice struct {
 // address, in the order of the lists: those too that decide nothing. It is for
 // explanations, and takes its time.
 func (s *Snapshot) Voices(sub Subject, host blocklists.Host, path string, now time.Time) []Voice {
+	s = s.Of(sub)
 	q := asked{name: host.Name, path: path, addr: host.Addr}
 	group, bans := s.group(sub)
 	var out []Voice
@@ -102,6 +103,7 @@ type Membership struct {
 
 // Membership returns the subject's.
 func (s *Snapshot) Membership(sub Subject) Membership {
+	s = s.Of(sub)
 	var m Membership
 	name, bans := s.group(sub)
 	m.Group = name

@@ -53,6 +53,7 @@ func (s *Snapshot) Prefixes() iter.Seq[netip.Prefix] {
 // Prefix judges the addresses of a prefix of which no rule for a longer prefix
 // speaks. What IPv4 addresses they embed does not count.
 func (s *Snapshot) Prefix(sub Subject, p netip.Prefix, now time.Time) (v Verdict) {
+	s = s.Of(sub)
 	s.judge(&v, sub, s.spec.Set.AppendPrefix(nil, p), now)
 	return v
 }
@@ -60,14 +61,18 @@ func (s *Snapshot) Prefix(sub Subject, p netip.Prefix, now time.Time) (v Verdict
 // ForGroup returns a snapshot that judges whom it knows nothing of as s judges
 // the group at that time, without the exemptions of single devices; false for a
 // group that is not there. Whoever follows it cannot tell names from bans, so the
-// bans that the group is exempt from are none of it.
+// bans that the group is exempt from are none of it. The group of a canary is
+// judged by that.
 func (s *Snapshot) ForGroup(name string, now time.Time) (*Snapshot, bool) {
+	if c, group := s.Canary(); c != nil && group == name {
+		return c.ForGroup(name, now)
+	}
 	for i, g := range s.spec.Groups {
 		if g.Name != name {
 			continue
 		}
 		of := &Snapshot{id: snapshots.Add(1), spec: s.spec, allBans: s.newMask(), wide: s.wide, mirrors: s.mirrors}
-		of.spec.Groups, of.spec.Exemptions = nil, nil
+		of.spec.Groups, of.spec.Exemptions, of.spec.Canary = nil, nil, nil
 		of.of, of.named = name, s.named.of(name)
 		of.exempt = make([]exemptions, len(s.spec.Bans))
 		of.cache = newMatchCache(0)

@@ -26,7 +26,7 @@ type action struct {
 func (z *view) actionOf(v *policy.Verdict) action {
 	switch {
 	case v.Blocked() && v.Answer.Mode == blocklists.LocalData:
-		return action{mode: blocklists.LocalData, data: strings.Join(z.policy.LocalData(v), "\n")}
+		return action{mode: blocklists.LocalData, data: strings.Join(z.policy.LocalData(policy.Subject{}, v), "\n")}
 	case v.Blocked():
 		return blocked(v.Answer)
 	case v.Reason == policy.ReasonTCPOnly:

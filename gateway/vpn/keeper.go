@@ -75,6 +75,7 @@ type rendering struct {
 	cfg      *config.Config
 	snapshot uint64 // its ID, 0 for none
 	banned   [][]policy.Range
+	canary   [][]policy.Range // the same of a canary, nil for none
 	from     time.Time
 	until    time.Time // when time alone makes it another; zero for never
 }
@@ -260,24 +261,51 @@ func (k *Keeper) render(cfg *config.Config, s *policy.Snapshot, now time.Time) R
 		return m.rs
 	}
 	if !same {
-		m.banned = s.Banned()
+		m.banned, m.canary = banned(s)
 	}
-	m.rs = Rules(k.opts.Version, cfg, bansOf(s, m.banned, now))
+	m.rs = Rules(k.opts.Version, cfg, bansOf(s, m.banned, m.canary, now))
 	m.cfg, m.snapshot, m.from, m.until = cfg, s.ID(), now, s.NextChange(now)
 	return m.rs
 }
 
 // Bans returns what the filter must know of the policy at that time.
-func Bans(s *policy.Snapshot, now time.Time) []Ban { return bansOf(s, s.Banned(), now) }
+func Bans(s *policy.Snapshot, now time.Time) []Ban {
+	all, canary := banned(s)
+	return bansOf(s, all, canary, now)
+}
 
-func bansOf(s *policy.Snapshot, banned [][]policy.Range, now time.Time) []Ban {
+func banned(s *policy.Snapshot) (all, canary [][]policy.Range) {
+	if c, _ := s.Canary(); c != nil {
+		canary = c.Banned()
+	}
+	return s.Banned(), canary
+}
+
+// bansOf returns the bans of a policy and, where a canary runs, its bans as others
+// beside them: for its group the filter holds back what either of the two does.
+// To spare it what only its own policy lets through would open a way where the
+// rules are another's, and the sets of a canary not among them.
+func bansOf(s *policy.Snapshot, banned, canary [][]policy.Range, now time.Time) []Ban {
 	spared := s.Spared(now)
-	out := make([]Ban, len(banned))
+	out := make([]Ban, 0, len(banned)+len(canary))
 	for i, b := range s.Bans() {
-		out[i] = Ban{ID: b.ID, Banned: banned[i], Spared: spared[i]}
+		out = append(out, Ban{ID: b.ID, Banned: banned[i], Spared: spared[i]})
+	}
+	c, _ := s.Canary()
+	if c == nil {
+		return out
+	}
+	others := s.Others(now)
+	for i, b := range c.Bans() {
+		if len(canary[i]) > 0 {
+			out = append(out, Ban{ID: b.ID + canaryMark, Banned: canary[i], Spared: others[i]})
+		}
 	}
 	return out
 }
+
+// canaryMark is in the names of the sets of a canary; no ban's ID has a dot.
+const canaryMark = ".canary"
 
 func (k *Keeper) note(f func(*Stats)) {
 	k.mu.Lock()
