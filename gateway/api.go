@@ -16,7 +16,8 @@ import (
 
 // routes are what the admin API does. Each part has its own in a file api_*.go.
 func (g *Gateway) routes() []admin.Route {
-	return slices.Concat(g.statusRoutes(), g.generationRoutes(), g.canaryRoutes(), g.feedRoutes(), g.cacheRoutes(), g.exemptRoutes(), g.ruleRoutes(), g.explainRoutes())
+	return slices.Concat(g.statusRoutes(), g.generationRoutes(), g.canaryRoutes(), g.feedRoutes(), g.cacheRoutes(),
+		g.exemptRoutes(), g.ruleRoutes(), g.explainRoutes(), g.auditRoutes())
 }
 
 func (g *Gateway) statusRoutes() []admin.Route {
@@ -52,7 +53,7 @@ func (g *Gateway) listenAdmin() error {
 	g.admin, err = admin.Listen(admin.Options{
 		Listen: c.Listen, TLS: tlsConfig, Socket: socket, Version: g.opts.Version,
 		Metrics: g.metrics, Ready: g.ready, Status: func() any { return g.Status() },
-		Routes: g.routes(), Access: adminAccess(c), Log: g.log,
+		Routes: g.routes(), Access: adminAccess(c), Denied: g.denied, Log: g.log,
 	})
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"github.com/weir-gateway/weir/gateway/admin"
+	"github.com/weir-gateway/weir/gateway/ledger"
 )
 
 // A CacheFlush says what is to be taken out of the answer cache: one of these.
@@ -14,6 +15,20 @@ type CacheFlush struct {
 	Under string `json:"under,omitempty"` // this name and all under it
 	All   bool   `json:"all,omitempty"`
 }
+
+// String says what.
+func (f *CacheFlush) String() string {
+	switch {
+	case f.All:
+		return "all answers"
+	case f.Under != "":
+		return "answers under " + clipped(f.Under)
+	}
+	return "answers for " + clipped(f.Name)
+}
+
+// clipped is a text of the record of changes that somebody else chooses.
+func clipped(s string) string { return s[:min(len(s), maxDenial)] }
 
 // A CacheFlushed says what was taken out.
 type CacheFlushed struct {
@@ -30,6 +45,8 @@ func (g *Gateway) cacheRoutes() []admin.Route {
 			if err != nil {
 				return nil, admin.Errorf(http.StatusUnprocessableEntity, "%v", err)
 			}
+			f := c.Body.(*CacheFlush)
+			g.note(ledger.Entry{Who: c.Identity.Name, Role: c.Identity.Roles.String(), What: notedFlushed, Object: f.String()})
 			return done, nil
 		},
 	}}

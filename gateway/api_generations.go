@@ -9,6 +9,7 @@ import (
 
 	"github.com/weir-gateway/weir/gateway/admin"
 	"github.com/weir-gateway/weir/gateway/generation"
+	"github.com/weir-gateway/weir/gateway/ledger"
 )
 
 // Generations is what the API shows of the generations that are kept, the newest
@@ -138,5 +139,10 @@ func (g *Gateway) pin(c *admin.Call) (any, error) {
 		_, err = g.afterChange(err)
 		return nil, err
 	}
+	what := notedUnpinned
+	if c.Body.(*PinRequest).Pinned {
+		what = notedPinned
+	}
+	g.note(ledger.Entry{Who: c.Identity.Name, Role: c.Identity.Roles.String(), What: what, Object: "generation " + strconv.FormatUint(n, 10)})
 	return g.generations()
 }

@@ -10,11 +10,12 @@ import (
 type changeKind string
 
 const (
-	changeStart  changeKind = "start"  // the gateway has started
-	changeReload changeKind = "reload" // somebody asked to read everything again
-	changeFile   changeKind = "file"   // the configuration or a list has changed
-	changeFeed   changeKind = "feed"   // a new version of a list that is fetched
-	changeRetry  changeKind = "retry"  // a reload that the machine had refused
+	changeStart  changeKind = "start"         // the gateway has started
+	changeReload changeKind = "reload"        // somebody asked to read everything again
+	changeFile   changeKind = "file"          // the configuration or a list has changed
+	changeFeed   changeKind = "feed"          // a new version of a list that is fetched
+	changeAgreed changeKind = "feed approved" // one that waited for it
+	changeRetry  changeKind = "retry"         // a reload that the machine had refused
 )
 
 // whoGateway is who makes changes that nobody asked for.

@@ -12,7 +12,7 @@ const clockEvery = 200 * time.Millisecond
 // clock ends what has become forbidden by time alone: open tunnels under an
 // exemption that has ended, or to what a ban that has begun holds back. New
 // questions and connections are judged by the time as they come. It also keeps
-// the counts of uses.
+// the counts of uses and of denied requests.
 func (g *Gateway) clock(ctx context.Context) error {
 	tick := time.NewTicker(clockEvery)
 	defer tick.Stop()
@@ -37,6 +37,7 @@ func (g *Gateway) clock(ctx context.Context) error {
 			if now.Sub(kept) >= keepUsesEvery {
 				kept = now
 				g.keepUses()
+				g.note(g.record.denials.flush(now, false)...)
 			}
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -343,10 +344,11 @@ func (w *exemptWorld) ledgerSays(want ...string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	entries, err := ledger.Read(w.state, int(head.Seq))
-	if err != nil {
-		w.t.Fatal(err)
+	entries, more, err := ledger.Page(w.state, 0, int(head.Seq))
+	if err != nil || more {
+		w.t.Fatal(err, more)
 	}
+	slices.Reverse(entries)
 	for _, e := range entries {
 		if len(want) > 0 && e.What == want[0] && e.Who != "" && e.Object != "" && e.Before+e.After != "" {
 			want = want[1:]

@@ -10,6 +10,7 @@ import (
 
 	"github.com/weir-gateway/weir/blocklists"
 	"github.com/weir-gateway/weir/blocklists/source"
+	"github.com/weir-gateway/weir/gateway/ledger"
 )
 
 // Errors of the operations on feeds.
@@ -160,6 +161,7 @@ func (g *Gateway) DiscardFeed(ctx context.Context, name, digest, who string) err
 			return err
 		}
 		v.held, v.refused = nil, &c
+		g.note(ledger.Entry{Who: who, What: notedDiscarded, Object: "list " + name, Why: c.Message, Before: c.SHA256})
 		g.log.Info("update of a list discarded", "list", name, "who", who, "sha256", c.SHA256)
 		return g.feeds.store.Remove(name, source.Held)
 	})

@@ -16,6 +16,7 @@ import (
 	"github.com/weir-gateway/weir/blocklists"
 	"github.com/weir-gateway/weir/blocklists/source"
 	"github.com/weir-gateway/weir/config"
+	"github.com/weir-gateway/weir/gateway/ledger"
 )
 
 const (
@@ -60,6 +61,7 @@ type feed struct {
 	lastReason          string       // of the latest failure; empty after a good look
 	lastError           string
 	lastFailed          time.Time
+	noted               map[string]noted  // refusals on the record of changes, by reason
 	refusals            map[string]uint64 // by reason, of a bounded set
 
 	// Of a list that is a zone.
@@ -297,6 +299,7 @@ func (f *feeds) look(ctx context.Context, fd *feed, take func(context.Context, *
 		return errStopped // nobody is to blame
 	}
 	f.record(fd, &v, err)
+	f.remember(fd, &v, err)
 	return err
 }
 
@@ -433,6 +436,7 @@ func (v *visit) hold(file string, c source.Copy) error {
 			what = "an update of a list waits: a generation is held since a rollback"
 		}
 		v.feeds.log.Warn(what, "list", v.list.Name, "source", v.list.Source, "rules", c.Rules, "sha256", c.SHA256)
+		v.feeds.g.note(ledger.Entry{Who: whoGateway, What: notedHeld, Object: "list " + v.list.Name, Why: what, After: c.SHA256})
 	}
 	v.held = &c
 	return errors.Join(v.feeds.store.Install(v.list.Name, source.Held, file, c), v.touch())
@@ -515,7 +519,10 @@ func (f *feeds) record(fd *feed, v *visit, err error) {
 func (g *Gateway) takeUpdate(ctx context.Context, u *feedUpdate) error {
 	var reply error
 	taken := false
-	c := change{who: u.who, why: u.why, kind: changeFeed}
+	c := change{who: u.who, why: u.why, kind: changeFeed, note: &note{object: "list " + u.list.Name}}
+	if u.who != whoGateway {
+		c.kind = changeAgreed
+	}
 	c.do = func() error {
 		if of := g.gens.hold; of != 0 && g.compiled.canary == nil {
 			reply = heldError{of}

@@ -554,6 +554,8 @@ func TestFeedPinned(t *testing.T) {
 		t.Errorf("%+v, want the reason digest", r)
 	}
 	f.allows("n0001.example")
+	f.update() // refused for the same reason: said once
+	f.onRecord("gateway: feed refused")
 	f.configure(", sha256: " + f.status().Refused.SHA256)
 	if err := f.Reload(t.Context()); err != nil {
 		t.Fatal(err)
@@ -617,6 +619,7 @@ func TestFeedHeld(t *testing.T) {
 	}
 	f.allows("next.example")
 	f.blocks("n0001.example")
+	f.onRecord("gateway: feed held", "someone: feed approved", "gateway: feed held", "someone: feed discarded", "gateway: feed held")
 }
 
 // TestFeedAPI: what takes too long goes on without the caller, and only the

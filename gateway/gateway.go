@@ -385,6 +385,7 @@ func (g *Gateway) close() {
 		_ = g.tap.Close()
 	}
 	g.keepUses()
+	g.note(g.record.denials.flush(time.Now(), true)...)
 	g.record.close()
 	g.feeds.close()
 	g.folder.close()

@@ -317,4 +317,5 @@ func recordMetrics(e emitter, r *recorder) {
 	e.gauge("weir_ledger_entries", "Entries of the record of changes, with the hash of the last.", float64(head.Seq), "head", head.Hash)
 	e.gauge("weir_ledger_last_successful", "Whether the record of changes verified, and took the latest change.", ok)
 	e.counter("weir_ledger_failures_total", "Changes that are not on the record.", float64(r.failed.Load()))
+	e.counter("weir_ledger_denials_coalesced_total", "Denied requests to the admin API that are on the record in numbers only, because there were many.", float64(r.denials.coalesced.Load()))
 }

@@ -19,9 +19,10 @@ type note struct {
 
 // recorder keeps the record of changes.
 type recorder struct {
-	ledger *ledger.Ledger // nil for none
-	failed atomic.Uint64
-	bad    atomic.Bool // the latest entry was not kept, or the ledger was tampered with
+	ledger  *ledger.Ledger // nil for none
+	denials denials
+	failed  atomic.Uint64
+	bad     atomic.Bool // the latest entry was not kept, or the ledger was tampered with
 }
 
 // openLedger opens the record of changes in the state folder, and says what it

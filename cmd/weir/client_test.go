@@ -117,10 +117,14 @@ func TestExemptAndRulesCommands(t *testing.T) {
 	must("", "rules", "remove", "new.example", "--ban", "kaspersky", "--config", file)
 	mustNot("no such rule", "rules", "remove", "new.example", "--ban", "kaspersky", "--config", file)
 
-	out := must("ok: 7 entries, head ", "audit", "verify", "--config", file)
+	must("token:boss", append([]string{"audit", "list"}, boss...)...)
+	must("older ones: --before 7", "audit", "list", "--limit", "2", "--config", file)
+	must("exemption requested", "audit", "list", "--before", "3", "--config", file)
+	must(`"what": "request denied"`, "audit", "list", "--json", "--config", file)
+	out := must("ok: 8 entries, head ", "audit", "verify", "--config", file)
 	head := out[strings.LastIndex(out, " ")+1 : len(out)-1]
 	ledger := filepath.Join(dir, "state", "ledger.jsonl")
-	must("ok: 7 entries", "audit", "verify", ledger, "--head", head)
+	must("ok: 8 entries", "audit", "verify", ledger, "--head", head)
 	b, err := os.ReadFile(ledger)
 	if err != nil {
 		t.Fatal(err)

@@ -38,7 +38,10 @@ type Options struct {
 	Status  func() any   // shown as JSON
 	Routes  []Route
 	Access  Access
-	Log     *slog.Logger
+	// Denied, if it is set, is told of each request that somebody may not make,
+	// before it is answered. It may be called by several goroutines at once.
+	Denied func(*Denial)
+	Log    *slog.Logger
 }
 
 // A Server answers on the admin listeners.
@@ -60,6 +63,7 @@ const (
 // Listen binds the listeners. Serve answers on them.
 func Listen(opts Options) (*Server, error) {
 	s := &Server{api: newAPI(opts.Log)}
+	s.api.denied = opts.Denied
 	s.SetAccess(opts.Access)
 	if opts.Listen.IsValid() {
 		l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(opts.Listen))

@@ -28,8 +28,29 @@ type api struct {
 	failures *limiter
 	replays  replays
 	calls    chan struct{} // a place for each call under way
+	denied   func(*Denial) // nil for none
 	log      *slog.Logger
 	stats    counters
+}
+
+// A Denial is a request that somebody may not make: who asks is not known, lacks
+// the role, or is the wrong person.
+type Denial struct {
+	Who          string // the identity, empty for nobody known
+	From         string // the address that the request came from
+	Roles        Roles
+	Method, Path string // of the route, not as it was asked for
+	Status       int
+	Why          string
+}
+
+// deny tells of a denial, and answers with it.
+func (a *api) deny(w http.ResponseWriter, r *http.Request, rt *Route, id Identity, err error) {
+	p := problem(err)
+	if a.denied != nil {
+		a.denied(&Denial{Who: id.Name, From: remote(r), Roles: id.Roles, Method: r.Method, Path: rt.Path, Status: p.Status, Why: p.Detail})
+	}
+	writeProblem(w, p)
 }
 
 // counters are what became of requests to the API.
@@ -116,6 +137,10 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request, rt *Route) {
 		} else {
 			a.stats.refused.Add(1)
 		}
+		if p.Status == http.StatusForbidden {
+			a.deny(w, r, rt, id, p) // by what it is about
+			return
+		}
 		writeProblem(w, p)
 		return
 	}
@@ -140,7 +165,7 @@ func (a *api) admit(w http.ResponseWriter, r *http.Request, rt *Route) (Identity
 		}
 		a.stats.unauthenticated.Add(1)
 		w.Header().Set("WWW-Authenticate", `Bearer realm="weir"`)
-		writeProblem(w, Errorf(http.StatusUnauthorized, "%s", wrong))
+		a.deny(w, r, rt, Identity{}, Errorf(http.StatusUnauthorized, "%s", wrong))
 		return Identity{}, false
 	}
 	if wait := a.requests.take(id.Name, 1, now); wait > 0 {
@@ -150,7 +175,7 @@ func (a *api) admit(w http.ResponseWriter, r *http.Request, rt *Route) (Identity
 	}
 	if !id.Roles.Has(rt.Role) {
 		a.stats.forbidden.Add(1)
-		writeProblem(w, Errorf(http.StatusForbidden, "%s is %s; this takes the role %s", id.Name, id.Roles, rt.Role))
+		a.deny(w, r, rt, id, Errorf(http.StatusForbidden, "%s is %s; this takes the role %s", id.Name, id.Roles, rt.Role))
 		return Identity{}, false
 	}
 	return id, true

@@ -15,7 +15,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -253,27 +252,4 @@ func (l *Ledger) Close() error {
 	defer l.mu.Unlock()
 	l.bad = fs.ErrClosed
 	return l.f.Close()
-}
-
-// Read returns the newest entries of a ledger's newest file, n at the most,
-// newest last.
-func Read(dir string, n int) ([]Entry, error) {
-	f, err := os.Open(filepath.Join(dir, fileName))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	b, err := io.ReadAll(f)
-	if err != nil {
-		return nil, err
-	}
-	lines := bytes.Split(bytes.TrimSuffix(b, []byte{'\n'}), []byte{'\n'})
-	var all []Entry
-	for _, line := range lines[max(0, len(lines)-n):] {
-		var e Entry
-		if json.Unmarshal(line, &e) == nil {
-			all = append(all, e)
-		}
-	}
-	return all, nil
 }

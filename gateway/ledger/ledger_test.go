@@ -63,8 +63,8 @@ func TestGoesOn(t *testing.T) {
 			t.Errorf("noted entry %d: %v %v", h.Seq, got, err)
 		}
 	}
-	if es, err := Read(dir, 2); err != nil || len(es) != 2 || es[1].Seq != 8 || es[1].Who != "token:a" {
-		t.Errorf("read %+v %v", es, err)
+	if es, more, err := Page(dir, 0, 2); err != nil || !more || len(es) != 2 || es[0].Seq != 8 || es[0].Who != "token:a" {
+		t.Errorf("page %+v %v %v", es, more, err)
 	}
 }
 
