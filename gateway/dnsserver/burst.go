@@ -25,21 +25,61 @@ const (
 // their replies leave in one write. It is borrowed for as long as there are bytes,
 // since most connections are idle.
 type burst struct {
-	in    []byte   // what was read and is not yet answered
-	msgs  [][]byte // whole messages in it
-	out   []byte   // replies, each with its length
-	reply []byte   // the one that is being made
-	left  [][]byte // messages that the hot path has left
-	upto  int      // so many of the messages are in out or left
+	in   []byte    // what was read and is not yet answered
+	msgs []message // whole messages in it
+	raw  []byte    // replies, one after the other
+	done []reply   // which they are
+	left []message // those that the hot path has left
+	upto int       // so many of the messages are in done or left
+	out  []byte    // replies as the protocol has them
 
 	hot   *hot
-	from  netip.Addr
 	now   time.Time
 	judge func(*policy.Snapshot) // answer, made once
 }
 
+// A message is one of a burst.
+type message struct {
+	p    []byte
+	from netip.Addr
+	to   ticket
+}
+
+// A ticket is where a reply belongs, where a connection has several places.
+type ticket struct {
+	stream uint32
+	head   bool // the client wants no content
+}
+
+type reply struct {
+	from, upto int // in raw; nothing for a question that is dropped
+	to         ticket
+}
+
+// A protocol finds messages in what a client says, and says how replies are
+// written.
+type protocol interface {
+	// take has the whole messages of a burst answered, and returns how many bytes
+	// it has used; it is false when the connection is to be closed.
+	take(b *burst) (used int, ok bool)
+	// wrap appends the reply, which is empty for a question that is dropped. It is
+	// called under the stream's lock for writing.
+	wrap(b []byte, to ticket, reply []byte, now time.Time) []byte
+	// nothing is for a message that is not answered at all; it is false where the
+	// connection is not worth keeping.
+	nothing(to ticket) bool
+	// due is when tick must be called, if nothing comes before; zero for never.
+	// tick is false when the connection has ended.
+	due() time.Time
+	tick(now time.Time) bool
+}
+
+// framed is the protocol of TCP and DoT: two octets of length before each message
+// (RFC 1035, section 4.2.2).
+type framed struct{ c *stream }
+
 var bursts = sync.Pool{New: func() any {
-	b := &burst{in: make([]byte, 0, burstSize), out: make([]byte, 0, spotSize+2+replySize), reply: make([]byte, 0, replySize)}
+	b := &burst{in: make([]byte, 0, burstSize), raw: make([]byte, 0, spotSize+replySize)}
 	b.judge = b.answer
 	return b
 }}
@@ -49,12 +89,15 @@ func (b *burst) free() {
 	if cap(b.in) > burstSize {
 		b.in = make([]byte, 0, burstSize)
 	}
-	if cap(b.out) > 2*spotSize {
-		b.out = make([]byte, 0, spotSize+2+replySize)
+	if cap(b.raw) > 2*spotSize {
+		b.raw = make([]byte, 0, spotSize+replySize)
 	}
+	if cap(b.out) > 4*spotSize {
+		b.out = nil
+	}
+	b.msgs, b.hot = b.msgs[:0], nil
 	clear(b.msgs[:cap(b.msgs)])
 	clear(b.left[:cap(b.left)])
-	b.hot = nil
 	bursts.Put(b)
 }
 
@@ -71,7 +114,7 @@ func (c *stream) burst(r io.Reader, first byte) bool {
 		b.in = b.in[:len(b.in)+n]
 		if n > 0 {
 			c.touch()
-			used, ok := c.take(b)
+			used, ok := c.proto.take(b)
 			if !ok {
 				return false
 			}
@@ -97,11 +140,9 @@ func (b *burst) grow() {
 	}
 }
 
-// take answers the whole messages of the burst, two octets of length before each
-// (RFC 1035, section 4.2.2), and returns how many bytes they are; it is false when
-// the connection is to be closed.
-func (c *stream) take(b *burst) (used int, ok bool) {
-	b.msgs = b.msgs[:0]
+func (f framed) take(b *burst) (used int, ok bool) {
+	c := f.c
+	from := c.server.device(&c.claim, c.client)
 	for len(b.in)-used >= 2 {
 		size := int(binary.BigEndian.Uint16(b.in[used:]))
 		if size == 0 {
@@ -116,14 +157,24 @@ func (c *stream) take(b *burst) (used int, ok bool) {
 			if !c.serveAll(b) || !ok {
 				return used, false
 			}
-			b.msgs = b.msgs[:0]
 			wait(c.server.ending, d)
 		}
-		b.msgs = append(b.msgs, b.in[used+2:used+2+size])
+		b.msgs = append(b.msgs, message{p: b.in[used+2 : used+2+size], from: from})
 		used += 2 + size
 	}
 	return used, c.serveAll(b)
 }
+
+func (f framed) wrap(b []byte, _ ticket, reply []byte, _ time.Time) []byte {
+	if len(reply) == 0 {
+		return b
+	}
+	return append(binary.BigEndian.AppendUint16(b, uint16(len(reply))), reply...)
+}
+
+func (framed) nothing(ticket) bool { return false }
+func (framed) due() (at time.Time) { return at }
+func (framed) tick(time.Time) bool { return true }
 
 // serveAll answers the messages of the burst; it is false for a connection on
 // which something came that is no question.
@@ -135,7 +186,7 @@ func (c *stream) serveAll(b *burst) bool {
 				return false
 			}
 		}
-		b.msgs = b.msgs[b.upto:]
+		b.msgs = b.msgs[:copy(b.msgs, b.msgs[b.upto:])]
 	}
 	return true
 }
@@ -147,52 +198,64 @@ func (c *stream) spot(b *burst) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	b.hot = core.borrow(c.from.transport)
-	b.from, b.now = c.server.device(&c.claim, c.client), time.Now()
+	b.now = time.Now()
 	b.hot.judge(b.judge)
 	b.hot.tally.received += uint64(b.upto)
 	b.hot.commit(&core.stats)
 	core.hots <- b.hot
+	b.out = b.out[:0]
+	for _, r := range b.done {
+		b.out = c.proto.wrap(b.out, r.to, b.raw[r.from:r.upto], b.now)
+	}
 	c.send(b.out)
 }
 
 // answer answers messages under one snapshot.
 func (b *burst) answer(snap *policy.Snapshot) {
-	b.out, b.left, b.upto = b.out[:0], b.left[:0], 0
+	b.raw, b.done, b.left, b.upto = b.raw[:0], b.done[:0], b.left[:0], 0
 	for _, m := range b.msgs {
-		if len(b.out) >= spotSize {
+		n := len(b.raw)
+		if n >= spotSize {
 			return
 		}
 		b.upto++
-		reply, leave := b.hot.onStream(b.reply[:0], m, b.from, snap, b.now)
+		p, leave := b.hot.onStream(b.raw[n:], m.p, m.from, snap, b.now)
 		if leave {
 			b.left = append(b.left, m)
 			continue
 		}
 		if b.hot.core.tap != nil {
-			b.hot.core.show(b.hot.over, m, reply, b.from, b.now)
+			b.hot.core.show(b.hot.over, m.p, p, m.from, b.now)
 		}
-		if len(reply) > 0 {
-			b.out = append(binary.BigEndian.AppendUint16(b.out, uint16(len(reply))), reply...)
-		}
+		b.raw = append(b.raw, p...) // onto itself, where there was room
+		b.done = append(b.done, reply{n, len(b.raw), m.to})
 	}
 }
 
 // leave hands a message on that the hot path has left; it is false for one that
 // is not a question at all: whoever speaks so is not worth a connection.
-func (c *stream) leave(m []byte, arrived time.Time) bool {
+func (c *stream) leave(m message, arrived time.Time) bool {
 	c.tokens <- struct{}{}
 	c.open.Add(1)
-	q, reply := c.server.core.look(nil, m, c.server.device(&c.claim, c.client), c.from.transport, arrived)
+	q, reply := c.server.core.look(nil, m.p, m.from, c.from.transport, arrived)
 	if q == nil && reply == nil {
 		c.done()
-		return false
+		return c.proto.nothing(m.to)
 	}
 	if q != nil {
-		q.back = c
+		q.back = place{c, m.to}
 	}
-	c.put(outgoing{q, reply})
+	c.put(outgoing{q, reply, m.to})
 	return true
 }
+
+// A place is the asker of a question on a connection.
+type place struct {
+	c  *stream
+	to ticket
+}
+
+func (p place) respond(q *question) { p.c.put(outgoing{q: q, to: p.to}) }
 
 // borrow takes a hot path for messages of that transport, which whoever has it
 // gives back at once: it waits for nothing meanwhile.

@@ -28,91 +28,107 @@ const (
 	// maxHeaders bounds the header of a request, and so a question in the URL;
 	// longer ones come by POST.
 	maxHeaders = 16 << 10
-	// maxFrame is what HTTP/2 reads at once; it is the least that there is.
+	// maxFrame is the largest frame of HTTP/2 that is taken; it is the least that
+	// there is.
 	maxFrame = 16 << 10
 )
 
-// A web answers DNS over HTTPS (RFC 8484): HTTP/1.1 and HTTP/2 by net/http,
-// HTTP/3 by quic-go. Requests are handled by one goroutine each; the streams of
-// a connection are bounded as the questions of one over TCP are.
+// A web answers DNS over HTTPS (RFC 8484) where it is not over HTTP/2, see h2conn:
+// HTTP/1.1 by net/http, HTTP/3 by quic-go. Requests are handled by one goroutine
+// each; the streams of a connection are bounded as the questions of one over TCP
+// are.
 type web struct {
 	server *Server
+	handed *handed
 	http   *http.Server
 	http3  *http3.Server
 }
 
 func newWeb(s *Server) *web {
-	w := &web{server: s}
+	w := &web{server: s, handed: &handed{make(chan net.Conn), s.ending}}
 	o := &s.opts
 	w.http = &http.Server{
 		Handler:                      w,
-		ReadHeaderTimeout:            o.HandshakeTimeout, // bounds the handshake too
+		ReadHeaderTimeout:            o.HandshakeTimeout,
 		ReadTimeout:                  o.HandshakeTimeout + o.ReadTimeout,
 		WriteTimeout:                 o.Timeout + o.WriteTimeout,
 		IdleTimeout:                  o.IdleEncrypted,
 		MaxHeaderBytes:               maxHeaders,
 		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     log.New(handshakeCounter{s}, "", 0),
-		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: o.MaxPipeline, MaxReadFrameSize: maxFrame},
+		ErrorLog:                     log.New(io.Discard, "", 0), // who panics for a dropped question need not be logged
+		Protocols:                    new(http.Protocols),
 	}
+	w.http.Protocols.SetHTTP1(true)
 	w.http3 = &http3.Server{Handler: w, MaxHeaderBytes: maxHeaders, IdleTimeout: o.IdleEncrypted, Logger: o.Log}
 	return w
 }
 
-// A handshakeCounter takes what net/http would log and counts handshakes that
-// failed: there is no other place where it says so.
-type handshakeCounter struct{ server *Server }
-
-func (h handshakeCounter) Write(p []byte) (int, error) {
-	if strings.Contains(string(p), "TLS handshake error") && !h.server.isEnding() {
-		h.server.core.stats.drop(dropHandshake)
-	}
-	return len(p), nil
-}
-
-// A webListener admits connections for net/http.
-type webListener struct {
-	*streamListener
-	server *Server
-}
-
-func (l *webListener) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.server.acceptTCP(l.TCPListener)
-		if err != nil {
-			return nil, err
-		}
-		from, ok := l.server.admit(l.places, conn)
-		if !ok {
-			continue
-		}
-		l.server.core.stats.opened(doh)
-		c := &webConn{TCPConn: conn, close: sync.OnceFunc(func() {
-			l.server.core.stats.closed(doh)
-			l.places.leave(from)
-		})}
-		if l.server.core.proxies.trust(from) {
-			return &proxiedConn{Conn: c, server: l.server}, nil
-		}
-		return c, nil
-	}
-}
-
-// A webConn gives its place back when it is closed.
+// A webConn is what TLS of a connection for HTTP runs over: whoever closes it
+// gives its place up, and its peer is the client, not the load balancer.
 type webConn struct {
 	*net.TCPConn
-	close func()
+	c *stream
 }
 
-func (c *webConn) Close() error {
-	defer c.close()
-	return c.TCPConn.Close()
+func (w *webConn) Close() error {
+	defer w.c.leavePlace()
+	return w.TCPConn.Close()
 }
 
-// serve is the goroutine of one listener.
-func (w *web) serve(l *streamListener) {
-	_ = w.http.Serve(tls.NewListener(&webListener{l, w.server}, l.tls)) // ends with the listener
+func (w *webConn) RemoteAddr() net.Addr {
+	if w.c.client == w.c.peer {
+		return w.TCPConn.RemoteAddr()
+	}
+	return &net.TCPAddr{IP: w.c.client.AsSlice()}
 }
+
+// runWeb owns the connection after the handshake, or gives it to net/http, which
+// speaks HTTP/1.1.
+func (c *stream) runWeb() {
+	t := c.conn.(*tls.Conn)
+	if t.ConnectionState().NegotiatedProtocol != "h2" {
+		c.server.web.handOver(c, t)
+		return
+	}
+	defer c.end()
+	h := newH2(c)
+	c.proto = h
+	h.hello()
+	c.read()
+	h.bye()
+	c.open.Wait()
+}
+
+// A handed is the listener of net/http: connections that others have accepted.
+type handed struct {
+	conns  chan net.Conn
+	ending <-chan struct{}
+}
+
+func (l *handed) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.ending:
+		return nil, net.ErrClosed
+	}
+}
+
+func (*handed) Close() error   { return nil }
+func (*handed) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (w *web) handOver(c *stream, t *tls.Conn) {
+	w.server.streams.remove(c) // net/http knows best when it is idle
+	_ = t.SetDeadline(time.Time{})
+	select {
+	case w.handed.conns <- t:
+	case <-w.server.ending:
+		c.end()
+	}
+}
+
+// serve is a goroutine until the server ends.
+func (w *web) serve() { _ = w.http.Serve(w.handed) }
 
 // stop lets the requests in flight finish, until the server's life ends.
 func (w *web) stop() {
@@ -251,7 +267,7 @@ func (w *web) write(rw http.ResponseWriter, r *http.Request, reply []byte) {
 	h.Set("Cache-Control", "private, max-age="+strconv.FormatUint(uint64(freshness(reply)), 10))
 	if r.ProtoMajor < 3 && w.server.opts.HTTP3 {
 		if at, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
-			h.Set("Alt-Svc", `h3=":`+strconv.Itoa(at.Port)+`"; ma=86400`) // RFC 9114, section 3.1.1
+			h.Set("Alt-Svc", altService(uint16(at.Port)))
 		}
 	}
 	if r.ProtoMajor == 3 {
@@ -259,6 +275,9 @@ func (w *web) write(rw http.ResponseWriter, r *http.Request, reply []byte) {
 	}
 	_, _ = rw.Write(reply) // whoever has gone misses nothing
 }
+
+// altService says where HTTP/3 is, RFC 9114, section 3.1.1.
+func altService(port uint16) string { return `h3=":` + strconv.Itoa(int(port)) + `"; ma=86400` }
 
 // freshness is for how many seconds a reply may be kept: for the smallest TTL of
 // its answers, and for what its SOA says where there are none (RFC 8484, section

@@ -5,6 +5,9 @@
 package dnsserver
 
 import (
+	"bytes"
+	"crypto/tls"
+	"net"
 	"slices"
 	"testing"
 	"time"
@@ -20,10 +23,10 @@ func TestFloodUnderLoad(t *testing.T) {
 	r.ask(t, "udp", query("good.example", dns.TypeA))
 	var alone, beside time.Duration
 	for range 5 {
-		alone = p99(t, r)
+		alone = p99(t, askUDP(t, r))
 		before := r.Stats()
 		stop := flood(t, r, 10*rate)
-		beside = p99(t, r)
+		beside = p99(t, askUDP(t, r))
 		sent, took := stop()
 		st := r.Stats()
 		held := st.Slipped - before.Slipped + st.Dropped["rate_device"] - before.Dropped["rate_device"]
@@ -39,24 +42,129 @@ func TestFloodUnderLoad(t *testing.T) {
 }
 
 // p99 asks 400 questions, one after the other, each of which must be answered.
-func p99(t *testing.T, r *rig) time.Duration {
+func p99(t *testing.T, ask func()) time.Duration {
 	t.Helper()
-	c := dialFrom(t, "udp", "127.0.0.3", r.addr)
-	p := pack(t, query("good.example", dns.TypeA))
 	took := make([]time.Duration, 0, 400)
 	for range cap(took) {
 		begin := time.Now()
+		ask()
+		took = append(took, time.Since(begin))
+		time.Sleep(2 * time.Millisecond) // 400 a second at the most, within the limit
+	}
+	slices.Sort(took)
+	return took[len(took)*99/100]
+}
+
+func askUDP(t *testing.T, r *rig) func() {
+	c, p := dialFrom(t, "udp", "127.0.0.3", r.addr), pack(t, query("good.example", dns.TypeA))
+	return func() {
 		if _, err := c.Write(p); err != nil {
 			t.Fatal(err)
 		}
 		if m := readPacket(t, c); m == nil || m.Rcode != dns.RcodeSuccess || m.Truncated {
 			t.Fatalf("%v, want the answer", m)
 		}
-		took = append(took, time.Since(begin))
-		time.Sleep(2 * time.Millisecond) // 400 a second at the most, within the limit
 	}
-	slices.Sort(took)
-	return took[len(took)*99/100]
+}
+
+// The same over connections: one over TLS is read as slowly as the limit says, and
+// closed when that is not enough; over HTTPS what is beyond is refused.
+func TestFloodOnConnections(t *testing.T) {
+	const rate = 1000
+	r, ca := startAll(t, zones, Options{Limits: Limits{Device: Rate{rate, rate / 10}}})
+	p := pack(t, query("good.example", dns.TypeA))
+	r.ask(t, "udp", query("good.example", dns.TypeA))
+	from := func(ip, addr, protocol string) *tls.Conn {
+		c := tls.Client(dialFrom(t, "tcp", ip, addr), ca.client(protocol))
+		if err := c.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	web := func(ip string) *rawH2 { return newRawH2(t, from(ip, r.DoHAddrs()[0].String(), "h2")) }
+	overTLS, overHTTPS, stream := from("127.0.0.3", r.DoTAddrs()[0].String(), "dot"), web("127.0.0.3"), uint32(1)
+	for label, tc := range map[string]struct {
+		ask   func()
+		flood func(stop <-chan struct{}) (sent int)
+	}{
+		"dot": {func() {
+			if _, err := overTLS.Write(frame(p)); err != nil {
+				t.Fatal(err)
+			}
+			if m := readFrame(t, overTLS, secs(5)); m == nil || m.Rcode != dns.RcodeSuccess {
+				t.Fatalf("%v, want the answer", m)
+			}
+		}, func(stop <-chan struct{}) (sent int) {
+			batch := bytes.Repeat(frame(p), 10)
+			for c := from("127.0.0.2", r.DoTAddrs()[0].String(), "dot"); ; sent += 10 {
+				if !next(stop) {
+					_ = c.Close()
+					return sent
+				}
+				_ = c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond)) // it is held up
+				if _, err := c.Write(batch); err != nil {
+					_ = c.Close()
+					c = from("127.0.0.2", r.DoTAddrs()[0].String(), "dot")
+				}
+				drain(c)
+			}
+		}},
+		"doh": {func() {
+			if err := overHTTPS.ask(stream, p); err != nil {
+				t.Fatal(err)
+			}
+			overHTTPS.answers(1)
+			stream += 2
+		}, func(stop <-chan struct{}) (sent int) {
+			for c := web("127.0.0.2"); next(stop); sent += 10 {
+				if err := many(10, func(i int) error { return c.ask(uint32(2*(sent+i)+1), p) }); err != nil {
+					t.Error(err)
+					return sent
+				}
+				drain(c.conn)
+			}
+			return sent
+		}},
+	} {
+		t.Run(label, func(t *testing.T) {
+			var alone, beside time.Duration
+			for range 5 {
+				alone = p99(t, tc.ask)
+				before := r.Stats()
+				stop, done := make(chan struct{}), make(chan int)
+				go func() { done <- tc.flood(stop) }()
+				beside = p99(t, tc.ask)
+				close(stop)
+				sent, st := <-done, r.Stats()
+				if st.Dropped["rate_device"]+st.Paced == before.Dropped["rate_device"]+before.Paced {
+					t.Fatalf("%d questions, none was held up", sent)
+				}
+				if beside <= 2*alone+time.Millisecond {
+					t.Logf("p99 %v alone, %v beside a flood of %d questions, %d refused, %d held up", alone, beside, sent,
+						st.Dropped["rate_device"]-before.Dropped["rate_device"], st.Paced-before.Paced)
+					return
+				}
+			}
+			t.Errorf("p99 %v alone and %v beside a flood, want at most twice as long", alone, beside)
+		})
+	}
+}
+
+// next waits for the next millisecond of a flood of 10 questions in each; it is
+// false at the end.
+func next(stop <-chan struct{}) bool {
+	select {
+	case <-stop:
+		return false
+	case <-time.After(time.Millisecond):
+		return true
+	}
+}
+
+// drain reads what is there.
+func drain(c net.Conn) {
+	_ = c.SetReadDeadline(time.Now().Add(50 * time.Microsecond))
+	_, _ = c.Read(make([]byte, 1<<16))
 }
 
 // flood asks that many questions a second until it is stopped.

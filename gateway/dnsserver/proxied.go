@@ -5,9 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"net"
 	"net/netip"
-	"sync"
 	"time"
 )
 
@@ -141,43 +139,4 @@ func (c *stream) proxyHeader() bool {
 		c.client = client
 	}
 	return true
-}
-
-// A proxiedConn is a connection for net/http from a load balancer. Its header is
-// read by whoever first asks, which is a goroutine of the connection.
-type proxiedConn struct {
-	net.Conn
-	server *Server
-	once   sync.Once
-	client net.Addr
-	err    error
-}
-
-func (c *proxiedConn) header() {
-	c.once.Do(func() {
-		_ = c.SetReadDeadline(time.Now().Add(c.server.opts.HandshakeTimeout))
-		a, err := readProxy(c.Conn)
-		_ = c.SetReadDeadline(time.Time{})
-		switch {
-		case err != nil:
-			c.err = err
-			c.server.core.stats.drop(dropProxy)
-		case a.IsValid():
-			c.client = &net.TCPAddr{IP: a.AsSlice()}
-			return
-		}
-		c.client = c.Conn.RemoteAddr()
-	})
-}
-
-func (c *proxiedConn) RemoteAddr() net.Addr {
-	c.header()
-	return c.client
-}
-
-func (c *proxiedConn) Read(p []byte) (int, error) {
-	if c.header(); c.err != nil {
-		return 0, c.err
-	}
-	return c.Conn.Read(p)
 }

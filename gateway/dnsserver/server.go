@@ -266,6 +266,9 @@ func (s *Server) Serve(ctx context.Context) error {
 	for _, l := range s.tcp {
 		s.wg.Go(func() { s.accept(l) })
 	}
+	if s.web != nil {
+		s.wg.Go(s.web.serve)
+	}
 	for _, l := range s.quic {
 		s.wg.Go(func() { s.serveQUIC(l) })
 	}

@@ -82,6 +82,7 @@ const (
 	dropQUICSlow                    // a stream whose message took too long
 	dropQUICProtocol                // a connection closed because of an error of the DoQ protocol
 	dropProxy                       // a message or connection of a load balancer without a header that can be read
+	dropHTTP2                       // a connection closed because of an error of HTTP/2, or too much that asks for nothing
 	dropRateDevice                  // beyond what a device may ask
 	dropRateNetwork                 // beyond what a network may ask
 	drops
@@ -91,7 +92,7 @@ var dropNames = [drops]string{
 	"short", "response", "no_port", "mode", "read_error", "write_error", "accept_error",
 	"tcp_limit", "tcp_client_limit", "tcp_idle", "tcp_slow", "tcp_framing",
 	"tls_handshake", "http_request", "quic_limit", "quic_client_limit", "quic_slow", "quic_protocol",
-	"proxy_header", "rate_device", "rate_network",
+	"proxy_header", "http2_protocol", "rate_device", "rate_network",
 }
 
 // rcodes is one more than the highest rcode that is counted by itself.

@@ -3,7 +3,6 @@ package dnsserver
 import (
 	"bufio"
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -55,7 +54,8 @@ type stream struct {
 	server *Server
 	from   *streamListener
 	raw    *net.TCPConn
-	conn   net.Conn   // raw, or TLS on top of it
+	conn   net.Conn // raw, or TLS on top of it
+	proto  protocol
 	peer   netip.Addr // whose place it has
 	client netip.Addr // the peer, or for whom it asks
 	claim  claim
@@ -63,6 +63,7 @@ type stream struct {
 	out    outbox
 	open   sync.WaitGroup // questions that hold a token
 	active atomic.Int64   // when something was last read or written, UnixNano
+	ended  atomic.Bool    // its place was given up
 	failed atomic.Bool    // writing failed: replies are thrown away
 	// writing is held from the verdicts on questions until their replies are
 	// written, so that none waits behind another's.
@@ -76,6 +77,7 @@ type stream struct {
 type outgoing struct {
 	q     *question
 	reply []byte
+	to    ticket
 }
 
 // An outbox is what waits for a connection's writer, bounded by the tokens. The
@@ -125,10 +127,6 @@ type streamListener struct {
 
 // accept is the goroutine of one listener.
 func (s *Server) accept(l *streamListener) {
-	if l.transport == doh {
-		s.web.serve(l)
-		return
-	}
 	for {
 		conn, err := s.acceptTCP(l.TCPListener)
 		if err != nil {
@@ -180,7 +178,11 @@ func (s *Server) welcome(l *streamListener, conn *net.TCPConn) {
 		server: s, from: l, raw: conn, conn: conn, peer: from, client: from,
 		tokens: make(chan struct{}, s.opts.MaxPipeline),
 	}
-	if l.tls != nil {
+	c.proto = framed{c}
+	switch {
+	case l.transport == doh:
+		c.conn = tls.Server(&webConn{conn, c}, l.tls)
+	case l.tls != nil:
 		c.conn = tls.Server(conn, l.tls)
 	}
 	s.streams.add(c)
@@ -230,6 +232,10 @@ func (c *stream) serve() {
 // it waits for the questions that are open, so that a client that has closed
 // its side gets every answer.
 func (c *stream) run() {
+	if c.from.transport == doh {
+		c.runWeb()
+		return
+	}
 	defer c.end()
 	c.read()
 	c.open.Wait()
@@ -237,6 +243,14 @@ func (c *stream) run() {
 
 func (c *stream) end() {
 	_ = c.conn.Close()
+	c.leavePlace()
+}
+
+// leavePlace gives up what the connection holds, once.
+func (c *stream) leavePlace() {
+	if c.ended.Swap(true) {
+		return
+	}
 	c.server.streams.remove(c)
 	c.from.places.leave(c.peer)
 	c.server.core.stats.closed(c.from.transport)
@@ -292,6 +306,9 @@ func (c *stream) awaitFirst(r io.Reader, first []byte) bool {
 			}
 			idleAt = now.Add(c.from.idle)
 		}
+		if at := c.proto.due(); !at.IsZero() && at.Before(idleAt) {
+			idleAt = at
+		}
 		if !c.readBy(idleAt) {
 			return false
 		}
@@ -299,14 +316,11 @@ func (c *stream) awaitFirst(r io.Reader, first []byte) bool {
 		if err == nil {
 			return true
 		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !c.proto.tick(time.Now()) {
 			return false
 		}
 	}
 }
-
-// respond implements asker.
-func (c *stream) respond(q *question) { c.put(outgoing{q: q}) }
 
 // done gives the token of one question back.
 func (c *stream) done() {
@@ -342,9 +356,7 @@ func (c *stream) settle(buf, frame []byte, o outgoing) bool {
 			return false
 		}
 	}
-	if len(reply) > 0 {
-		c.send(append(binary.BigEndian.AppendUint16(frame, uint16(len(reply))), reply...))
-	}
+	c.send(c.proto.wrap(frame, o.to, reply, time.Now()))
 	return true
 }
 

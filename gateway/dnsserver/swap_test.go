@@ -55,7 +55,7 @@ func TestSwapUnderLoad(t *testing.T) {
 		wg.Wait()
 		st := r.Stats()
 		t.Logf("%d questions, %d judged again, %d generations", asked.Load(), st.Rejudged, sw.active.Load())
-		if asked.Load() < 1000 || st.Blocked == 0 || st.Cached == 0 || st.Forwarded == 0 {
+		if asked.Load() < 200 || st.Blocked == 0 || st.Cached == 0 || st.Forwarded == 0 {
 			t.Errorf("stats %+v: not the load that was meant", st)
 		}
 		if got := len(r.audit.take()); int64(got) != asked.Load() {
