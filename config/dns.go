@@ -35,7 +35,7 @@ func (v value) dns(c *DNS) {
 		"tls":               func(v value) { v.tls(&c.TLS) },
 		"dot":               func(v value) { v.encrypted(&c.DoT) },
 		"doh":               func(v value) { v.doh(&c.DoH) },
-		"doq":               func(v value) { v.encrypted(&c.DoQ) },
+		"doq":               func(v value) { v.doq(&c.DoQ) },
 		"identities":        set(&c.Identities, listOf(value.identity)),
 		"proxy_protocol":    set(&c.Proxies, value.balancers),
 		"rebinding": func(v value) {
@@ -168,7 +168,7 @@ func (v value) upstreamHost(u *url.URL, port uint16) (*url.URL, bool) {
 		}
 		port = n
 	}
-	if !v.portInRange(port) {
+	if !v.portInRange(port) || u.Scheme == "quic" && !v.notPlain(port) {
 		return nil, false
 	}
 	name := u.Hostname()

@@ -50,6 +50,24 @@ func (v value) tls(c *TLS) {
 	})
 }
 
+// doq is encrypted for QUIC, which must not be where DNS in the clear is (RFC 9250,
+// section 4.1.1).
+func (v value) doq(c *Encrypted) {
+	v.object(fields{"listen": set(&c.Listen, listOf(value.quicAddr))})
+}
+
+func (v value) quicAddr() (netip.AddrPort, bool) {
+	ap, ok := v.listenAddr()
+	return ap, ok && v.notPlain(ap.Port())
+}
+
+func (v value) notPlain(port uint16) bool {
+	if port == 53 {
+		v.fail("DNS over QUIC must not use port 53 (RFC 9250); its own is 853")
+	}
+	return port != 53
+}
+
 func (v value) encrypted(c *Encrypted) {
 	v.object(fields{"listen": set(&c.Listen, listOf(value.listenAddr))})
 }

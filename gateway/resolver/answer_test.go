@@ -101,7 +101,7 @@ func TestTrail(t *testing.T) {
 		{name: "SERVFAIL with records", code: dns.RcodeServerFailure, rcode: dns.RcodeServerFailure, in: []string{"www.example. 60 IN A 192.0.2.1", "--", soa}, want: []string{"--"}},
 		{name: "REFUSED", code: dns.RcodeRefused, rcode: dns.RcodeRefused, want: []string{"--"}},
 		{name: "unknown code", code: dns.RcodeBadVers, rcode: dns.RcodeServerFailure, want: []string{"--"}},
-		{name: "TTL with the top bit", in: []string{"www.example. 4294967295 IN A 192.0.2.1"}, want: []string{"www.example. 0 IN A 192.0.2.1", "--"}},
+		{name: "TTL with the top bit", in: []string{"www.example. 4294967295 IN A 192.0.2.1"}, want: []string{"www.example. 86400 IN A 192.0.2.1", "--"}},
 		{name: "TTL of a week", in: []string{"www.example. 604800 IN A 192.0.2.1"}, want: []string{"www.example. 86400 IN A 192.0.2.1", "--"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -119,15 +119,19 @@ func (c *cache) touch(k cacheKey) bool {
 	return true
 }
 
-// put keeps an answer that may be cached, and returns how many left for it.
+// put keeps an answer that may be cached, and returns how many left for it. What
+// was there goes in any case: who has heard that it is otherwise now must not fall
+// back on it (RFC 8767, section 5).
 func (c *cache) put(k cacheKey, a *Answer) (evicted uint64) {
-	if c == nil || a.ttl == 0 {
+	if c == nil {
 		return 0
 	}
 	s := c.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.lru.Remove(k)
+	if s.lru.Remove(k); a.ttl == 0 {
+		return 0
+	}
 	if name, ok := strings.CutSuffix(a.name, "."); ok && name == k.Name {
 		k.Name = name // one copy of it is enough
 	}

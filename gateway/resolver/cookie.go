@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -13,6 +14,9 @@ import (
 const (
 	clientCookie = 8 // RFC 7873, section 4.1
 	cookieSecret = 16
+	// cookieTurn is for how long a secret makes new cookies (section 7.1: for no more
+	// than 36 days, and better for no more than 26 hours).
+	cookieTurn = 24 * time.Hour
 	// With the server's, of 8 to 32 bytes (section 4.2), in hexadecimal digits.
 	clientCookieHex            = 2 * clientCookie
 	minCookieHex, maxCookieHex = clientCookieHex + 2*8, clientCookieHex + 2*32
@@ -24,9 +28,9 @@ const (
 type cookieJar struct {
 	mu     sync.Mutex
 	secret [cookieSecret]byte
-	drawn  bool
-	client string // hexadecimal, as all here; it depends on the address that we ask from
-	server string // of the last response to that client cookie; empty: none yet
+	drawn  time.Time // zero: there is none yet
+	client string    // hexadecimal, as all here; it depends on the address that we ask from
+	server string    // of the last response to that client cookie; empty: none yet
 }
 
 // A sentCookie is what went with a query.
@@ -39,7 +43,7 @@ type sentCookie struct {
 // add adds our cookie to the query, and the upstream's where that is known. Ours
 // is another one for each of our addresses, so that it does not tell that two of
 // them are one (RFC 7873, section 4.1).
-func (j *cookieJar) add(q *dns.Msg, from net.Addr) *sentCookie {
+func (j *cookieJar) add(q *dns.Msg, from net.Addr, now time.Time) *sentCookie {
 	udp, ok := from.(*net.UDPAddr)
 	opt := q.IsEdns0()
 	if !ok || opt == nil {
@@ -47,9 +51,9 @@ func (j *cookieJar) add(q *dns.Msg, from net.Addr) *sentCookie {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if !j.drawn {
+	if now.Sub(j.drawn) >= cookieTurn {
 		_, _ = rand.Read(j.secret[:]) // never fails
-		j.drawn = true
+		j.drawn = now
 	}
 	h := sha256.Sum256(append(j.secret[:], udp.IP.To16()...))
 	if client := hex.EncodeToString(h[:clientCookie]); client != j.client {
@@ -60,19 +64,20 @@ func (j *cookieJar) add(q *dns.Msg, from net.Addr) *sentCookie {
 }
 
 // check looks at a response's cookie, and keeps the upstream's (RFC 7873, section
-// 5.3). Another one than ours is a forgery. None, from an upstream that had one,
+// 5.3). Another one than ours, or one of no length that there is, is a forgery. None, from an upstream that had one,
 // may be: it is asked over TCP, and known as one without from then on.
 func (j *cookieJar) check(sent *sentCookie, m *dns.Msg) error {
 	if sent == nil {
 		return nil
 	}
 	got := cookieOf(m)
-	if got != "" && (len(got) < clientCookieHex || got[:clientCookieHex] != sent.client) {
+	whole := len(got) >= minCookieHex && len(got) <= maxCookieHex
+	if got != "" && (!whole && len(got) != clientCookieHex || got[:clientCookieHex] != sent.client) {
 		return errMismatch
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if len(got) < minCookieHex || len(got) > maxCookieHex {
+	if !whole {
 		if !sent.expected {
 			return nil
 		}

@@ -200,6 +200,9 @@ func TestClientCookie(t *testing.T) {
 	}
 	ask("another's cookie", func(q *dns.Msg) *dns.Msg { return poison(q, "ffffffffffffffff"+server) }, 0)
 	ask("half a cookie", func(q *dns.Msg) *dns.Msg { return poison(q, "ffff") }, 0)
+	for _, illegal := range []string{"01", "01020304050607", strings.Repeat("01", 33)} {
+		ask("a cookie of no length that there is", func(q *dns.Msg) *dns.Msg { return poison(q, cookieOf(q)[:clientCookieHex]+illegal) }, 0)
+	}
 	ask("no cookie", func(q *dns.Msg) *dns.Msg { return poison(q, "") }, 1)
 	if after := ask("after none", nil, 0); after != first {
 		t.Errorf("after a response without a cookie, %q is sent", after)
@@ -235,9 +238,10 @@ func TestBadCookie(t *testing.T) {
 // TestCookieOfAddress: asked from another address, we are somebody else.
 func TestCookieOfAddress(t *testing.T) {
 	var j cookieJar
+	now := time.Now()
 	from := func(ip string) string {
 		q := key{name: ".", qtype: dns.TypeNS, qclass: dns.ClassINET}.query(1, true)
-		s := j.add(q, &net.UDPAddr{IP: net.ParseIP(ip)})
+		s := j.add(q, &net.UDPAddr{IP: net.ParseIP(ip)}, now)
 		m := new(dns.Msg).SetReply(q)
 		m.SetEdns0(1232, false)
 		m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: s.client + "0102030405060708"}}
@@ -250,7 +254,20 @@ func TestCookieOfAddress(t *testing.T) {
 	if again != a+"0102030405060708" || b[:clientCookieHex] == a || len(b) != clientCookieHex || back != a {
 		t.Errorf("%q, %q, %q, %q", a, again, b, back)
 	}
-	if (&cookieJar{}).add(new(dns.Msg), &net.UDPAddr{}) != nil {
+	// No secret makes cookies for ever (RFC 7873, section 7.1), and no two upstreams
+	// get the same one (RFC 9018, section 3).
+	now = now.Add(cookieTurn - time.Second)
+	if same := from("192.0.2.1"); same[:clientCookieHex] != a[:clientCookieHex] {
+		t.Errorf("%q became %q before its time", a, same)
+	}
+	now = now.Add(time.Second)
+	if turned := from("192.0.2.1"); turned[:clientCookieHex] == a[:clientCookieHex] || len(turned) != clientCookieHex {
+		t.Errorf("%q is still %q after a day", a, turned)
+	}
+	if q := (key{name: ".", qtype: dns.TypeNS, qclass: dns.ClassINET}).query(1, true); (&cookieJar{}).add(q, &net.UDPAddr{IP: net.ParseIP("192.0.2.1")}, now).client == j.client {
+		t.Error("two upstreams get the same cookie")
+	}
+	if (&cookieJar{}).add(new(dns.Msg), &net.UDPAddr{}, now) != nil {
 		t.Error("a query without EDNS has a cookie")
 	}
 }

@@ -3,6 +3,9 @@ package resolver
 import (
 	"context"
 	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -403,5 +406,50 @@ func TestCacheRoom(t *testing.T) {
 	}
 	if n := c.size(); n > 2<<20 || n < 1<<20 {
 		t.Errorf("%d bytes, want at most %d", n, 2<<20)
+	}
+}
+
+// TestRefreshed: an upstream that says that the name is gone, or that its address
+// is another one for this moment only, has refreshed what was known, though its
+// answer is not kept: it is not given again when the upstream fails after that
+// (RFC 8767, section 5).
+func TestRefreshed(t *testing.T) {
+	for what, then := range map[string][]string{
+		"NXDOMAIN":             {"", "example. 60 IN SOA ns.example. a.example. 1 2 3 4 60"},
+		"NXDOMAIN without SOA": {""},
+		"no data":              {"", "example. 60 IN SOA ns.example. a.example. 1 2 3 4 60"},
+		"a TTL of zero":        {"www.example. 0 IN A 192.0.2.2"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			var step atomic.Int32
+			first := records(t, brief)
+			z := &zone{answer: func(q *dns.Msg) *dns.Msg {
+				switch step.Load() {
+				case 0:
+					return first.answer(q)
+				case 2:
+					return new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)
+				}
+				m := records(t, slices.DeleteFunc(slices.Clone(then), func(s string) bool { return s == "" })...).answer(q)
+				if strings.HasPrefix(what, "NXDOMAIN") {
+					m.Rcode = dns.RcodeNameError
+				}
+				return m
+			}}
+			clk := newClock()
+			r := openAt(t, Options{Upstreams: udp(t, listen(t, z)), CacheEntries: 10, Stale: Stale{time.Hour, time.Second}}, clk.now, portDNS)
+			resolve(t, r, "www.example", dns.TypeA)
+			clk.move(31 * time.Second)
+			step.Store(1)
+			if a := resolve(t, r, "www.example", dns.TypeA); a.Stale() || slices.Contains(a.addrs(), netip.MustParseAddr("192.0.2.1")) {
+				t.Fatalf("%v is given in place of what the upstream says", a.addrs())
+			}
+			clk.move(61 * time.Second)
+			step.Store(2)
+			a, err := r.Resolve(t.Context(), question("www.example", dns.TypeA))
+			if err == nil && slices.Contains(a.addrs(), netip.MustParseAddr("192.0.2.1")) {
+				t.Errorf("%v is given again", a.addrs())
+			}
+		})
 	}
 }

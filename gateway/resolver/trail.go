@@ -71,14 +71,9 @@ func (t *trail) admit(rr dns.RR) (owner string, ok bool) {
 	return owner, true
 }
 
-// cleanTTL cuts a TTL. One with the top bit set counts as zero (RFC 2181,
-// section 8).
-func cleanTTL(ttl uint32) uint32 {
-	if ttl > 1<<31-1 {
-		return 0
-	}
-	return min(ttl, maxTTL)
-}
+// cleanTTL cuts a TTL. One with the top bit set is a very long one (RFC 8767,
+// section 4, which changes RFC 2181).
+func cleanTTL(ttl uint32) uint32 { return min(ttl, maxTTL) }
 
 // follow keeps what belongs to the question. It is false for aliases that loop
 // or do not end.

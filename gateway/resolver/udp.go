@@ -85,7 +85,7 @@ func (t *udpTransport) datagram(ctx context.Context, k key, edns bool) (*dns.Msg
 	q := datagram{k: k, id: dns.Id()}
 	m := k.query(q.id, edns)
 	if edns {
-		q.cookie = t.cookies.add(m, c.LocalAddr())
+		q.cookie = t.cookies.add(m, c.LocalAddr(), time.Now())
 	}
 	out, err := m.Pack()
 	if err != nil {
