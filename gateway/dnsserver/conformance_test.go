@@ -42,12 +42,12 @@ func conformance(t *testing.T) (rows []requirement) {
 	return rows
 }
 
-// testsOf returns the test functions of a package under gateway/.
+// testsOf returns the test functions of a package under gateway/, of gateway or of config.
 func testsOf(t *testing.T, pkg string) []string {
 	t.Helper()
 	dir := filepath.Join(corpus.Module(t), "gateway", pkg)
-	if pkg == "gateway" {
-		dir = filepath.Dir(dir)
+	if pkg == "gateway" || pkg == "config" {
+		dir = filepath.Join(corpus.Module(t), pkg)
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
 	if err != nil {
@@ -99,7 +99,7 @@ func TestConformance(t *testing.T) {
 			t.Errorf("%s: result %q, want holds, other role with its reason, or not offered for what is no MUST", at, r.result)
 		}
 	}
-	for _, rfc := range []string{"6891", "7766", "8914", "2308", "8482", "7873", "9018"} {
+	for _, rfc := range []string{"2308", "6891", "7766", "7873", "8482", "8484", "8767", "8914", "9018", "9250"} {
 		if rfcs[rfc] < 2 {
 			t.Errorf("RFC %s has %d rows", rfc, rfcs[rfc])
 		}
