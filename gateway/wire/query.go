@@ -146,7 +146,11 @@ func (q *Query) Parse(p []byte) (f Fate, rcode uint8) {
 	return Simple, 0
 }
 
-// fold is the lower case of the octets that host names have, and 0 for others.
+// other is what fold makes of octets that host names do not have. No octet that
+// they have has this bit.
+const other = 0x80
+
+// fold is the lower case of the octets that host names have.
 var fold = func() (t [256]byte) {
 	for c := range t {
 		switch {
@@ -154,6 +158,8 @@ var fold = func() (t [256]byte) {
 			t[c] = byte(c)
 		case 'A' <= c && c <= 'Z':
 			t[c] = byte(c) + 'a' - 'A'
+		default:
+			t[c] = other
 		}
 	}
 	return t
@@ -165,8 +171,7 @@ var fold = func() (t [256]byte) {
 // 4.1.4). host is whether it has only octets that host names have; without,
 // the text is not the name.
 func (q *Query) readName(p []byte) (end int, host bool) {
-	off, n := HeaderLen, 0
-	host = true
+	off, n, seen := HeaderLen, 0, byte(0)
 	for {
 		if off >= len(p) || off-HeaderLen >= maxName {
 			return -1, false
@@ -179,18 +184,20 @@ func (q *Query) readName(p []byte) (end int, host bool) {
 		if l > maxLabel || l > len(p)-off || n+l >= maxName {
 			return -1, false
 		}
-		for _, c := range p[off : off+l] {
+		label := p[off : off+l]
+		text := q.name[n:][:len(label)] // of one length, so that no index is checked
+		for i, c := range label {
 			c = fold[c]
-			q.name[n] = c
-			host = host && c != 0
-			n++
+			text[i] = c
+			seen |= c
 		}
+		n += l
 		q.name[n] = '.'
 		n++
 		off += l
 	}
 	q.text = max(n-1, 0)
-	return off, host
+	return off, seen&other == 0
 }
 
 // plainType reports whether a question of that type is for data. The others
