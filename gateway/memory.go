@@ -97,14 +97,28 @@ func settleMemory(set *policySet) {
 	}
 	// Not before: what lives is small again, so that this starts no collection.
 	set.heap.lift()
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent(liveHeap()))
+	tendHeap()
+}
+
+// tendHeap keeps the room for garbage as what lives grows and shrinks: caches
+// fill long after the policy was built. It is not for while a policy is compiled,
+// so only the goroutine of own calls it. Setting the percentage stops the world
+// for a moment, so a difference of an eighth is let be.
+func tendHeap() {
+	if os.Getenv("GOGC") != "" {
+		return
+	}
+	want := gcPercent(liveHeap())
+	if is := int(read("/gc/gogc:percent")); want < is-is/8 || want > is+is/8 {
+		debug.SetGCPercent(want)
 	}
 }
 
 // liveHeap is what the last collection found alive.
-func liveHeap() uint64 {
-	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+func liveHeap() uint64 { return read("/gc/heap/live:bytes") }
+
+func read(metric string) uint64 {
+	s := []metrics.Sample{{Name: metric}}
 	metrics.Read(s)
 	if s[0].Value.Kind() != metrics.KindUint64 {
 		return 0

@@ -23,6 +23,32 @@ func TestGCPercent(t *testing.T) {
 	}
 }
 
+// What lives grows after the policy was built, as caches do: the room beside it
+// stays what it was.
+func TestTendHeap(t *testing.T) {
+	if os.Getenv("GOGC") != "" {
+		t.Setenv("GOGC", "")
+	}
+	before := debug.SetGCPercent(mostPercent)
+	defer debug.SetGCPercent(before)
+	tables := make([][]byte, 64)
+	for i := range tables {
+		tables[i] = make([]byte, 1<<20)
+	}
+	runtime.GC()
+	tendHeap()
+	if got := read("/gc/gogc:percent"); got > 25 {
+		t.Errorf("GOGC is %d with %d bytes alive, want 25 at the most", got, liveHeap())
+	}
+	runtime.KeepAlive(tables)
+	tables = nil
+	runtime.GC()
+	tendHeap()
+	if got, live := read("/gc/gogc:percent"), liveHeap(); int(got) < gcPercent(live)*7/8 {
+		t.Errorf("GOGC is %d with %d bytes alive, want about %d", got, live, gcPercent(live))
+	}
+}
+
 func TestGroupLimit(t *testing.T) {
 	root := t.TempDir()
 	write := func(path, text string) {

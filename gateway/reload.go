@@ -52,6 +52,7 @@ func (g *Gateway) own(ctx context.Context) error {
 			}
 			g.carryOut(c)
 		case <-tick.C:
+			tendHeap()
 			if g.watched.changed() {
 				g.carryOut(change{who: whoGateway, why: "file changed", kind: changeFile})
 			} else if !g.retry.IsZero() && time.Now().After(g.retry) {

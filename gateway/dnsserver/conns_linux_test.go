@@ -52,7 +52,7 @@ func TestMemoryOfConnections(t *testing.T) {
 	for _, tc := range []struct {
 		transport string
 		most      float64 // KB each
-	}{{"tcp", 16}, {"dot", 22}, {"doh", 60}, {"doq", 80}} {
+	}{{"tcp", 16}, {"dot", 22}, {"doh", 30}, {"doq", 80}} {
 		t.Run(tc.transport, func(t *testing.T) {
 			r, ca := startAll(t, zones, Options{
 				MaxTCP: n + 100, MaxConns: 3 * n, MaxTCPPerClient: 3 * n, Idle: time.Hour, IdleEncrypted: time.Hour, Timeout: secs(60),
