@@ -18,6 +18,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/weir-gateway/weir/bench/corpus"
 	"github.com/weir-gateway/weir/gateway/ledger"
 )
 
@@ -63,21 +64,7 @@ state: STATE
 
 func newExemptWorld(t *testing.T) *exemptWorld {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() { _, _ = io.Copy(c, c); _ = c.Close() }()
-		}
-	}()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
+	_, port, _ := net.SplitHostPort(corpus.Echo(t))
 	w := &exemptWorld{state: socketFolder(t), origin: "banned.example:" + port}
 	conf := strings.NewReplacer("PORT", port, "UPSTREAM", loopbackUpstream(t), "STATE", w.state).Replace(exemptConf)
 	for i, secret := range []string{"op", "boss", "both"} {

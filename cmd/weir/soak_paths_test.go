@@ -190,29 +190,6 @@ func soakAddress(name string) net.IP {
 	return net.IPv4(198, 18+byte(n>>16&1), byte(n>>8), byte(n))
 }
 
-// startEcho is the origin of tunnels.
-func startEcho(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				_, _ = io.Copy(c, c)
-				_ = c.Close()
-			}()
-		}
-	}()
-	return l.Addr().String()
-}
-
 // A soakCA signs the certificates that follow each other.
 type soakCA struct {
 	cert *x509.Certificate

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-gateway/weir/bench/corpus"
 )
 
 // soakRate is how many questions a second are asked in all, so that a soak can
@@ -137,7 +139,7 @@ func startSoak(t *testing.T) *soak {
 		s.at[[]string{"DNS", "DOT", "DOH", "DOQ", "PROXY", "ADMIN"}[i]] = a
 	}
 	s.at["STATE"] = filepath.Join(s.dir, "state")
-	s.at["ECHO"] = startEcho(t)
+	s.at["ECHO"] = corpus.Echo(t)
 	_, s.at["ORIGIN"], _ = net.SplitHostPort(s.at["ECHO"])
 	var pairs []string
 	for word, a := range s.at {
