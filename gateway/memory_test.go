@@ -41,7 +41,6 @@ func TestTendHeap(t *testing.T) {
 		t.Errorf("GOGC is %d with %d bytes alive, want 25 at the most", got, liveHeap())
 	}
 	runtime.KeepAlive(tables)
-	tables = nil
 	runtime.GC()
 	tendHeap()
 	if got, live := read("/gc/gogc:percent"), liveHeap(); int(got) < gcPercent(live)*7/8 {

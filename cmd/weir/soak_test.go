@@ -449,7 +449,14 @@ func (s *soak) sample() soakSample {
 func (s *soak) keepSample() {
 	s.samples = append(s.samples, s.sample())
 	if m := s.samples[len(s.samples)-1]; len(s.samples)%6 == 0 {
-		s.t.Logf("%s resident %.1f MB, heap %.1f MB, %.0f goroutines, %.0f descriptors", m.at.UTC().Format(time.TimeOnly), m.resident/1e6, m.heap/1e6, m.goroutines, m.files)
+		var asked, bad uint64
+		for path, c := range s.tallies {
+			if path != "faulty" {
+				asked, bad = asked+c.asked.Load(), bad+c.wrong.Load()+c.lost.Load()
+			}
+		}
+		s.t.Logf("%s asked %d, wrong or lost %d; resident %.1f MB, heap %.1f MB, %.0f goroutines, %.0f descriptors",
+			m.at.UTC().Format(time.TimeOnly), asked, bad, m.resident/1e6, m.heap/1e6, m.goroutines, m.files)
 	}
 }
 
