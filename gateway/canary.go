@@ -22,7 +22,8 @@ const (
 // A canary is the policy of a group that goes ahead of all others. As long as it
 // runs, whatever changes of the configuration's bans and lists is for the group
 // alone, and all others keep what was in force when it began; exemptions and the
-// rules of the API, which are about the moment, are for both. It is a part of the
+// rules of the API, which are about the moment, are for both (while a rollback is
+// held beside it there are no changes of rules, as ever). It is a part of the
 // policy in force, and so of each generation, on disk, too: there is no instant at
 // which one of the two is there without the other.
 type canary struct {

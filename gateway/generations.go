@@ -64,7 +64,7 @@ func (g *Gateway) begin() (*policySet, error) {
 	} else {
 		from = nil
 	}
-	set, err := g.compileFirst(from)
+	set, err := g.compileFirst(from, header.Held)
 	switch {
 	case err == nil && mine && set.says(old):
 		set.heap.lift()
@@ -84,16 +84,18 @@ func (g *Gateway) begin() (*policySet, error) {
 }
 
 // compileFirst compiles what the configuration says now: for everybody, or where a
-// canary goes on for its group. All others get the rules and exemptions of the API
-// that had not reached them before the end.
-func (g *Gateway) compileFirst(from *policySet) (*policySet, error) {
+// canary goes on for its group. All others get the exemptions of the API that had
+// not reached them before the end, and the rules if nothing is held.
+func (g *Gateway) compileFirst(from *policySet, held bool) (*policySet, error) {
 	set, err := compileWith(g.cfg, g.local.Load(), g.next(), from, copies{store: g.feeds.store})
 	if err != nil || g.compiled == nil || g.compiled.canary == nil {
 		return set, err
 	}
-	others, err := g.exempting(g.compiled, g.local.Load()).withRules(g.local.Load())
-	if err != nil {
-		return nil, err
+	others := g.exempting(g.compiled, g.local.Load())
+	if !held {
+		if others, err = others.withRules(g.local.Load()); err != nil {
+			return nil, err
+		}
 	}
 	c := *g.compiled.canary
 	c.policy = set
@@ -123,14 +125,18 @@ func (g *Gateway) newest() (*policySet, generation.Header, string) {
 	return old, gen.Header, version
 }
 
-// take has a policy be the generation that is on disk under that header.
-func (g *Gateway) take(set *policySet, header generation.Header) (*policySet, error) {
-	set = g.exempting(set, g.local.Load())
+// take has a policy be the generation that is on disk under that header, or the
+// next one, where who is exempt has changed since.
+func (g *Gateway) take(old *policySet, header generation.Header) (*policySet, error) {
+	set := g.exempting(old, g.local.Load())
 	g.gens.now = header
 	if header.Held {
 		g.gens.hold = header.Of
 	}
-	return set, set.number(header.Number)
+	if set.says(old) {
+		return set, set.number(header.Number)
+	}
+	return set, set.number(g.next())
 }
 
 // exempting returns the policy with the exemptions that hold now, without a

@@ -306,3 +306,35 @@ func TestWithoutState(t *testing.T) {
 		t.Error("an update of a gateway that does not run")
 	}
 }
+
+// Who is exempt may change while no gateway runs: then what is held is another
+// generation, because what was decided under the old one was decided otherwise.
+func TestHeldWithOtherExemptions(t *testing.T) {
+	f := newFixture(t, generationFiles("one.example"))
+	f.write("short.txt", "two.example\n")
+	if err := f.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Rollback(t.Context(), 0, "alice", ""); err != nil {
+		t.Fatal(err)
+	}
+	f.restart()
+	if st := f.Status(); st.Generation != 3 {
+		t.Errorf("after a restart: generation %d, want 3 as it was", st.Generation)
+	}
+	f.stop()
+	f.write("weir.yml", f.read("weir.yml")+"exemptions:\n- {id: EX-1, device: 10.8.0.7, ban: big, until: "+
+		time.Now().AddDate(0, 1, 0).Format(time.DateOnly)+", ticket: T-1, approved_by: \"The chief\", reason: \"Liaison\"}\n")
+	for range 2 {
+		if err := f.start(); err != nil {
+			t.Fatal(err)
+		}
+		if st := f.Status(); st.Generation != 4 || st.Held != 1 || st.Kind != "start" {
+			t.Errorf("with an exemption: generation %d (%s), held at %d, want 4, held at 1", st.Generation, st.Kind, st.Held)
+		}
+		if f.rcode("one.example") != "NXDOMAIN" || f.rcode("two.example") != "NOERROR" {
+			t.Error("what was rolled back to is not in force")
+		}
+		f.stop()
+	}
+}

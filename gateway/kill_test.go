@@ -2,11 +2,10 @@ package gateway
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,20 +14,24 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weir-gateway/weir/blocklists/bans"
-	"github.com/weir-gateway/weir/config"
 	"github.com/weir-gateway/weir/gateway/generation"
-	"github.com/weir-gateway/weir/gateway/policy"
 )
 
 // killChild names the folder in the environment of the process that TestKill
 // kills: the test's own program, as a gateway that changes its policy.
-const killChild = "WEIR_TEST_KILL_CHILD"
+const (
+	killChild  = "WEIR_TEST_KILL_CHILD"
+	killSeed   = "WEIR_TEST_KILL_SEED"   // of what it does
+	killHead   = "WEIR_TEST_KILL_HEAD"   // of the record of changes, as last acknowledged
+	killOrigin = "WEIR_TEST_KILL_ORIGIN" // of the list that is fetched
+)
 
-// TestKill kills a gateway at random instants while lists change and generations
-// come back, and looks at what the next one starts with: one whole generation,
-// and none older than the last that was acknowledged. WEIR_KILLS=1000 kills it so
-// often; without it, as often as fits into a run of all tests.
+// TestKill kills a gateway at random instants while lists and feeds change, a group
+// goes ahead, generations come back, and rules and exemptions come and go, and
+// looks at what the next one starts with: one whole generation, none older than the
+// last that was acknowledged, with every rule and exemption that was, and a record
+// of changes that verifies up to there. WEIR_KILLS=1000 kills it so often; without
+// it, as often as fits into a run of all tests.
 func TestKill(t *testing.T) {
 	kills := 60
 	if s := os.Getenv("WEIR_KILLS"); s != "" {
@@ -37,14 +40,16 @@ func TestKill(t *testing.T) {
 			t.Fatalf("WEIR_KILLS: %v", err)
 		}
 	}
-	v := &victim{t: t, dir: t.TempDir(), tokens: map[uint64]string{}}
-	v.write("weir.yml", killConfig)
+	v := &victim{t: t, dir: t.TempDir(), tokens: map[uint64]string{}, origin: newOrigin(t, false)}
+	v.offer(0)
+	v.write("weir.yml", strings.NewReplacer("ORIGIN", v.origin.URL, "OPERATOR", killHash(killOperator), "APPROVER", killHash(killApprover)).Replace(killConfig))
 	v.write("short.txt", killShort(0))
 	v.write("big.txt", killBig(0))
 	seed := uint64(time.Now().UnixNano())
+	v.seed = seed
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	for i := range kills {
-		v.live(i, time.Duration(rnd.IntN(120))*time.Millisecond)
+		v.live(i, time.Duration(rnd.IntN(150))*time.Millisecond)
 		if t.Failed() {
 			t.Fatalf("after %d kills, seed %d", i+1, seed)
 		}
@@ -58,8 +63,13 @@ func TestKill(t *testing.T) {
 const killConfig = `
 dns: {listen: [], upstreams: ["udp://127.0.0.1:9"]}
 proxy: {listen: []}
-admin: {listen: ""}
+admin:
+  listen: "127.0.0.1:0"
+  tokens:
+    - {name: op, role: operator, sha256: OPERATOR}
+    - {name: boss, role: approver, sha256: APPROVER}
 state: state
+groups: [{name: pilot, devices: [10.8.0.0/24]}]
 bans:
   - id: big
     title: {en: "Big", fr: "Grand"}
@@ -69,10 +79,13 @@ bans:
     lists:
       - {name: big, source: "file:big.txt", format: domains}
       - {name: short, source: "file:short.txt", format: domains}
+      - {name: feed, source: "ORIGIN/list.txt", format: domains, interval: 30d}
 `
 
 // killShort and killBig are lists that say which they are, at both ends.
-func killShort(n int) string { return fmt.Sprintf("first-%d.example\nlast-%d.example\n", n, n) }
+func killShort(n int) string {
+	return fmt.Sprintf("first-%d.example\nalways.example\nlast-%d.example\n", n, n)
+}
 
 func killBig(n int) string {
 	return fmt.Sprintf("big-first-%d.example\n%sbig-last-%d.example\n", n, text(bigList(5000)), n)
@@ -82,7 +95,11 @@ func killBig(n int) string {
 type victim struct {
 	t      *testing.T
 	dir    string
+	origin *origin
+	seed   uint64
 	last   uint64            // acknowledged
+	token  string            // what that said
+	head   string            // of the record of changes then
 	tokens map[uint64]string // what each acknowledged generation said
 	acks   int
 	starts int
@@ -96,6 +113,25 @@ func (v *victim) write(name, text string) {
 	}
 }
 
+// offer has the origin have that version of its list, until somebody asks for
+// another.
+func (v *victim) offer(n int) {
+	v.origin.has(fmt.Sprintf("feed-first-%d.example\nfeed-last-%d.example\n", n, n))
+	list := *v.origin.handler.Load()
+	v.origin.does(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost {
+			list(w, r)
+			return
+		}
+		n, err := strconv.Atoi(r.URL.Query().Get("n"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		v.offer(n)
+	})
+}
+
 func replaceFile(path, text string) error {
 	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
 		return err
@@ -107,7 +143,8 @@ func replaceFile(path, text string) error {
 // the first time what it has in force, or, in every fifth life, after its start.
 func (v *victim) live(life int, after time.Duration) {
 	cmd := exec.Command(os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), killChild+"="+v.dir, fmt.Sprintf("WEIR_TEST_KILL_LIFE=%d", life))
+	cmd.Env = append(os.Environ(), killChild+"="+v.dir, killHead+"="+v.head, killOrigin+"="+v.origin.URL,
+		fmt.Sprintf("%s=%d", killSeed, v.seed+uint64(life)))
 	var errs strings.Builder
 	cmd.Stderr = &errs
 	out, err := cmd.StdoutPipe()
@@ -139,22 +176,26 @@ func (v *victim) live(life int, after time.Duration) {
 	}
 }
 
-// listen reads what the gateway says until it is killed: "start NUMBER TOKEN" or
-// "ack NUMBER TOKEN".
+// listen reads what the gateway says until it is killed: "start" or "ack", the
+// generation, what it says, and the head of the record of changes.
 func (v *victim) listen(out io.Reader, started func()) {
 	for lines := bufio.NewScanner(out); lines.Scan(); {
-		var what, token string
+		var what, token, head string
 		var n uint64
-		if _, err := fmt.Sscanf(lines.Text(), "%s %d %s", &what, &n, &token); err != nil {
+		if _, err := fmt.Sscanf(lines.Text(), "%s %d %s %s", &what, &n, &token, &head); err != nil || len(head) != 64 {
 			continue // a line that the kill has cut
 		}
 		if n < v.last {
 			v.t.Errorf("%s: generation %d was acknowledged before", lines.Text(), v.last)
 		}
-		if was, known := v.tokens[n]; known && was != token {
+		says, _, _ := strings.Cut(token, ",kept=")
+		if was, known := v.tokens[n]; known && was != says {
 			v.t.Errorf("%s: it said %s when it was acknowledged", lines.Text(), was)
 		}
-		v.last, v.tokens[n] = n, token
+		if err := killDiffers(v.token, token); err != nil && v.token != "" {
+			v.t.Errorf("%s %d: %v", what, n, err)
+		}
+		v.last, v.tokens[n], v.token, v.head = n, says, token, head
 		if what == "start" {
 			v.starts++
 			started()
@@ -191,84 +232,4 @@ func (v *victim) examine() {
 	if was, known := v.tokens[g.Number]; known && was != token {
 		v.t.Errorf("generation %d says %s, and said %s", g.Number, token, was)
 	}
-}
-
-// killToken says which lists a policy was made of, or that it is between two.
-func killToken(s *policy.Snapshot) (string, error) {
-	find := func(first, last string) (string, error) {
-		found := ""
-		for n := range killStates {
-			a := s.Name(policy.Subject{}, fmt.Sprintf("%s-%d.example", first, n), time.Now())
-			b := s.Name(policy.Subject{}, fmt.Sprintf("%s-%d.example", last, n), time.Now())
-			if a.Blocked() != b.Blocked() || a.Blocked() && found != "" {
-				return "", fmt.Errorf("it is between two: %s-%d", first, n)
-			}
-			if a.Blocked() {
-				found = strconv.Itoa(n)
-			}
-		}
-		if found == "" {
-			return "", fmt.Errorf("no %s is in it", first)
-		}
-		return found, nil
-	}
-	short, err := find("first", "last")
-	if err != nil {
-		return "", err
-	}
-	big, err := find("big-first", "big-last")
-	return short + "/" + big, err
-}
-
-const killStates = 40
-
-// runVictim is the process that is killed. It never returns.
-func runVictim(dir string) {
-	fail := func(err error) {
-		_, _ = fmt.Fprintln(os.Stderr, err)
-		os.Exit(3)
-	}
-	load := func() (*config.Config, error) { return config.Load(filepath.Join(dir, "weir.yml"), bans.FS) }
-	cfg, err := load()
-	if err != nil {
-		fail(err)
-	}
-	g, err := New(cfg, Options{Version: "test", Load: load, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		fail(err)
-	}
-	say := func(what string) {
-		s := g.store.Load()
-		token, err := killToken(s)
-		if err != nil {
-			fail(err)
-		}
-		fmt.Printf("%s %d %s\n", what, s.Generation(), token)
-	}
-	ctx := context.Background()
-	say("start")
-	go func() { fail(fmt.Errorf("run: %w", g.Run(ctx))) }()
-	life, _ := strconv.Atoi(os.Getenv("WEIR_TEST_KILL_LIFE"))
-	for step := 0; ; step++ {
-		if err := g.killStep(ctx, dir, (life*7+step)%killStates, step); err != nil {
-			fail(err)
-		}
-		say("ack")
-	}
-}
-
-// killStep makes one change: mostly of a short list, sometimes of a long one, and
-// every third is a rollback.
-func (g *Gateway) killStep(ctx context.Context, dir string, n, step int) error {
-	if step%3 == 2 {
-		return g.Rollback(ctx, 0, "test", "")
-	}
-	name, list := "short.txt", killShort(n)
-	if step%4 == 1 {
-		name, list = "big.txt", killBig(n)
-	}
-	if err := replaceFile(filepath.Join(dir, name), list); err != nil {
-		return err
-	}
-	return g.Update(ctx, "test", "")
 }

@@ -174,11 +174,11 @@ func (g *Gateway) apply(beside *local, next func(*local) (*policySet, error), st
 }
 
 // withRules compiles the policy anew with other rules; lists that have not
-// changed are taken over. What a rollback holds stays as it was; next to a canary,
-// all others get the rules as well.
+// changed are taken over. What a rollback holds stays as it was, so there is none
+// then; next to a canary, all others get the rules as well.
 func (g *Gateway) withRules(beside *local) (*policySet, error) {
 	c := g.compiled.canary
-	if g.gens.hold != 0 && c == nil {
+	if g.gens.hold != 0 {
 		return nil, heldError{g.gens.hold}
 	}
 	set, err := compileWith(g.cfg, beside, g.next(), g.compiled.ahead(), copies{store: g.feeds.store})

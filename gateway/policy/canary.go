@@ -42,6 +42,9 @@ func (s *Snapshot) Of(sub Subject) *Snapshot {
 	return s.choose(sub)
 }
 
+// choose is not a part of Of, so that Of is one of whoever calls it.
+//
+//go:noinline
 func (s *Snapshot) choose(sub Subject) *Snapshot {
 	if i, ok := s.groupIndex(sub); ok && i == s.canaryGroup {
 		return s.canary
