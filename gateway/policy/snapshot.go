@@ -67,7 +67,7 @@ type Snapshot struct {
 	named   named        // from whatever holds back a name; nil for none
 	cache   *matchCache
 	canary  *Snapshot // instead of this one for a group; nil for none
-	wide    bool      // more matches than few may come together
+	wide    bool      // more matches than few may come together, or a canary runs
 	mirrors bool      // there is a list of them
 	zones   bool      // there is a response policy zone
 
@@ -109,7 +109,7 @@ func NewSnapshot(spec Spec) (*Snapshot, error) {
 		mirrors, zones = mirrors || l.Embeds, zones || l.Zone
 	}
 	s := &Snapshot{id: snapshots.Add(1), spec: spec, cache: newMatchCache(spec.CacheEntries), mirrors: mirrors, zones: zones}
-	s.wide = 2*lists > few // an address, and the one that it embeds
+	s.wide = spec.Canary != nil || 2*lists > few // an address, and the one that it embeds
 	byID := make(map[string]int, len(spec.Bans))
 	s.allBans = s.newMask()
 	for i, b := range spec.Bans {
@@ -210,7 +210,7 @@ func (s *Snapshot) groupIndex(sub Subject) (int, bool) {
 // Rule.Name is a part of it: whoever lends a name that changes must be done
 // with the verdict by then, or clone what is kept of it.
 func (s *Snapshot) Name(sub Subject, name string, now time.Time) (v Verdict) {
-	s.Of(sub).decide(&v, sub, asked{name: name}, now)
+	s.decide(&v, sub, asked{name: name}, now)
 	return v
 }
 
@@ -218,7 +218,7 @@ func (s *Snapshot) Name(sub Subject, name string, now time.Time) (v Verdict) {
 // (blocklists.CanonicalName, blocklists.CanonicalPath). For the host, the same
 // holds as for a name.
 func (s *Snapshot) URL(sub Subject, host, path string, now time.Time) (v Verdict) {
-	s.Of(sub).decide(&v, sub, asked{name: host, path: path}, now)
+	s.decide(&v, sub, asked{name: host, path: path}, now)
 	return v
 }
 
@@ -226,7 +226,7 @@ func (s *Snapshot) URL(sub Subject, host, path string, now time.Time) (v Verdict
 // IPv4 address that it embeds (IPv4-mapped, NAT64, 6to4, Teredo): a banned
 // address is banned in every disguise.
 func (s *Snapshot) Addr(sub Subject, addr netip.Addr, now time.Time) (v Verdict) {
-	s.Of(sub).decide(&v, sub, asked{addr: addr}, now)
+	s.decide(&v, sub, asked{addr: addr}, now)
 	return v
 }
 
@@ -250,6 +250,7 @@ func (s *Snapshot) decide(v *Verdict, sub Subject, q asked, now time.Time) {
 		s.lift(v, sub, q.name, now)
 		return
 	}
+	s = s.Of(sub) // not above: most often there is no canary, and that costs nothing
 	room := matches.Get().(*[]blocklists.Match)
 	ms := s.find((*room)[:0], sub, q)
 	s.judge(v, sub, ms, now)
