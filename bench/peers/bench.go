@@ -37,18 +37,12 @@ var measurements = []measurement{
 	{name: reloadName, plane: resolver, unit: "query", warm: true, args: func(b *contest) []string {
 		return []string{"udp", "-derived", "-rate", "20000", "-timeout", "3s", "-names", b.allowed + ":90:allow", "-names", b.list + ":10:block"}
 	}},
-	{name: "dot-blocked", plane: overTLS, unit: "query", args: func(b *contest) []string {
-		return []string{"dot", "-ca", filepath.Join(b.work, certFile), "-names", b.list + ":1:block"}
-	}},
-	{name: "dot-cached", plane: overTLS, unit: "query", warm: true, args: func(b *contest) []string {
-		return []string{"dot", "-ca", filepath.Join(b.work, certFile), "-derived", "-names", b.allowed + ":1:allow"}
-	}},
-	{name: "doh-blocked", plane: overHTTPS, unit: "query", args: func(b *contest) []string {
-		return []string{"doh", "-ca", filepath.Join(b.work, certFile), "-names", b.list + ":1:block"}
-	}},
-	{name: "doh-cached", plane: overHTTPS, unit: "query", warm: true, args: func(b *contest) []string {
-		return []string{"doh", "-ca", filepath.Join(b.work, certFile), "-derived", "-names", b.allowed + ":1:allow"}
-	}},
+	{name: "dot-blocked", plane: overTLS, unit: "query", args: encrypted("dot", blockedNames)},
+	{name: "dot-cached", plane: overTLS, unit: "query", warm: true, args: encrypted("dot", allowedNames)},
+	{name: "dot-single", plane: overTLS, unit: "query", args: encrypted("dot", blockedNames, "-flows", "64", "-window", "1")},
+	{name: "doh-blocked", plane: overHTTPS, unit: "query", args: encrypted("doh", blockedNames)},
+	{name: "doh-cached", plane: overHTTPS, unit: "query", warm: true, args: encrypted("doh", allowedNames)},
+	{name: "doh-single", plane: overHTTPS, unit: "query", args: encrypted("doh", blockedNames, "-flows", "64", "-window", "1")},
 	{name: "connect", plane: proxy, unit: "tunnel", args: func(b *contest) []string { return []string{"connect", "-origin", b.origin} }},
 	{name: "blocked-connect", plane: proxy, unit: "refusal", args: func(b *contest) []string { return []string{"blocked", "-timeout", "10s", "-names", b.list} }},
 	{name: "get", plane: proxy, unit: "request", args: func(b *contest) []string { return []string{"get", "-origin", b.origin} }},
@@ -56,6 +50,19 @@ var measurements = []measurement{
 	{name: "idle", plane: proxy, unit: "tunnel", fresh: true, args: func(b *contest) []string {
 		return []string{"idle", "-conns", "3000", "-timeout", "10s", "-origin", b.origin}
 	}},
+}
+
+func blockedNames(b *contest) []string { return []string{"-names", b.list + ":1:block"} }
+
+func allowedNames(b *contest) []string {
+	return []string{"-derived", "-names", b.allowed + ":1:allow"}
+}
+
+// encrypted are the arguments for load over connections with TLS.
+func encrypted(transport string, names func(b *contest) []string, more ...string) func(b *contest) []string {
+	return func(b *contest) []string {
+		return slices.Concat([]string{transport, "-ca", filepath.Join(b.work, certFile)}, names(b), more)
+	}
 }
 
 func whatNames() []string {

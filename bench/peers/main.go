@@ -109,7 +109,7 @@ func parseOptions(args []string) (options, error) {
 	var o options
 	fs := flag.NewFlagSet("peers", flag.ContinueOnError)
 	names := fs.String("peers", "all", "which, separated by commas: "+strings.Join(peerNames(), ", "))
-	what := fs.String("what", "blocked", "all, or some of "+strings.Join(whatNames(), ", ")+"; dot and doh are both of each")
+	what := fs.String("what", "blocked", "all, or some of "+strings.Join(whatNames(), ", ")+"; dot and doh are all of each")
 	sizes := fs.String("sizes", "100000", "how many names are blocked, separated by commas")
 	fs.IntVar(&o.rounds, "rounds", 5, "turns of each peer")
 	fs.DurationVar(&o.time, "time", 1500*time.Millisecond, "length of a turn")
@@ -157,7 +157,7 @@ func expand(what string) string {
 	for w := range strings.SplitSeq(what, ",") {
 		switch w {
 		case "dot", "doh":
-			out = append(out, w+"-blocked", w+"-cached")
+			out = append(out, w+"-blocked", w+"-cached", w+"-single")
 		default:
 			out = append(out, w)
 		}

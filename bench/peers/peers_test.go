@@ -240,6 +240,19 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+func TestExpand(t *testing.T) {
+	for what, want := range map[string]string{
+		"blocked": "blocked", "dot": "dot-blocked,dot-cached,dot-single", "cached,doh,bulk": "cached,doh-blocked,doh-cached,doh-single,bulk",
+	} {
+		if got := expand(what); got != want {
+			t.Errorf("%s: %s, want %s", what, got, want)
+		}
+		if _, err := choose("measurement", expand(what), whatNames()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestContest runs two real peers of Debian on a small list of its own, with the
 // program itself: as root it makes a network namespace.
 func TestContest(t *testing.T) {
@@ -259,10 +272,10 @@ func TestContest(t *testing.T) {
 		}
 	}
 	file := filepath.Join(dir, "results.json")
-	out := tool(t, program, "-work", dir, "-json", file, "-peers", "unbound,named,kresd", "-what", "mixed", "-rounds", "2", "-time", "600ms", "-sizes", "1000")
+	out := tool(t, program, "-work", dir, "-json", file, "-peers", "unbound,named,kresd", "-what", "mixed,dot-cached,doh-blocked", "-rounds", "2", "-time", "600ms", "-sizes", "1000")
 	results, err := merge(file, nil)
-	if err != nil || len(results) != 3 {
-		t.Fatalf("%d results, %v, want 3\n%s", len(results), err, out)
+	if err != nil || len(results) != 7 { // named has no part in two of them here
+		t.Fatalf("%d results, %v, want 7\n%s", len(results), err, out)
 	}
 	for _, r := range results {
 		if r.Peer == "kresd" && r.Missing != "" {
