@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -253,6 +254,43 @@ func TestH2SmallWindow(t *testing.T) {
 		var m dns.Msg
 		if err := m.Unpack(got[stream]); err != nil || m.Rcode != rcode {
 			t.Errorf("stream %d: %v, %v", stream, &m, err)
+		}
+	}
+}
+
+// A request that is malformed ends its stream and no other (RFC 9113, section
+// 8.1.1), and a response says when it was made (RFC 9110, section 6.6.1).
+func TestH2Malformed(t *testing.T) {
+	r, ca := startAll(t, "", Options{})
+	good := pack(t, query("wechat.com", dns.TypeA))
+	with := func(more ...string) []string { return append(post(len(good)), more...) }
+	c := r.rawH2(t, ca)
+	stream := uint32(1)
+	for label, fields := range map[string][]string{
+		"upper case":            with("X-Upper", "x"),
+		"of HTTP/1.1":           with("connection", "close"),
+		"te":                    with("te", "gzip"),
+		"a request line behind": with(":method", "GET"),
+		"unknown pseudo field":  append([]string{":what", "x"}, with()...),
+		"no path":               {":method", "POST", ":scheme", "https", "content-type", dohType},
+		"two methods":           append([]string{":method", "GET"}, with()...),
+		"another length":        post(len(good) + 1),
+		"two lengths":           with("content-length", "1"),
+		"no length":             with("content-length", "x"),
+	} {
+		c.must(errors.Join(c.open(stream, false, fields...), c.WriteData(stream, true, good)))
+		f := c.until(func(f http2.Frame) bool { return f.Header().StreamID == stream })
+		if reset, ok := f.(*http2.RSTStreamFrame); !ok || reset.ErrCode != http2.ErrCodeProtocol {
+			t.Errorf("%s: %v, want PROTOCOL_ERROR", label, f)
+		}
+		stream += 2
+	}
+	c.must(c.ask(stream, good))
+	c.answers(1)
+	for _, url := range []string{r.dohURL(), r.dohURL() + "/nobody"} {
+		resp, _ := webAsk(t, webClients(t, ca)["HTTP/2.0"], request(t, "POST", url, good))
+		if at, err := http.ParseTime(resp.Header.Get("Date")); err != nil || time.Since(at).Abs() > time.Minute {
+			t.Errorf("%s: date %q, %v", url, resp.Header.Get("Date"), err)
 		}
 	}
 }
