@@ -1,6 +1,9 @@
 package gateway
 
 import (
+	"bytes"
+	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -201,5 +204,36 @@ func TestAnswerFileIsForgotten(t *testing.T) {
 	f.again()
 	if !gone() {
 		t.Error("it is there though it is not wanted")
+	}
+}
+
+// TestAnswerFileOutlivesAStop: a gateway that ends while it still reads the file
+// does not replace it by the part that it has.
+func TestAnswerFileOutlivesAStop(t *testing.T) {
+	f := newFixture(t, map[string]string{"weir.yml": persisting(upstream(t), "[]")})
+	f.rcode("plain.example")
+	f.stop()
+	before, err := os.ReadFile(f.answersFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.start(); err != nil {
+		t.Fatal(err)
+	}
+	f.until(`weir_resolver_cache_restored_total 1\n`)
+	if _, err := f.resolver.p.Load().Forget("plain.example", false); err != nil {
+		t.Fatal(err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	half := newAnswerFile(f.folder, &f.resolver, slog.New(slog.DiscardHandler))
+	half.wanted.Store(true)
+	half.restore(ended)
+	half.save()
+	if after, err := os.ReadFile(f.answersFile()); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("%d octets were replaced by %d, %v", len(before), len(after), err)
+	}
+	if n := half.written.Load() + half.damaged.Load(); n != 0 {
+		t.Errorf("%d outcomes are counted", n)
 	}
 }

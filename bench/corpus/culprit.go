@@ -37,26 +37,35 @@ func RightAddr(name string) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)})
 }
 
+// OnePort listens on one port of loopback over UDP and TCP. Both are the caller's
+// to close.
+func OnePort(tb testing.TB) (net.PacketConn, net.Listener) {
+	tb.Helper()
+	for range 20 {
+		pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+		if err != nil {
+			tb.Fatal(err)
+		}
+		l, err := net.Listen("tcp4", pc.LocalAddr().String())
+		if err == nil {
+			return pc, l
+		}
+		_ = pc.Close() // somebody else has the TCP port
+	}
+	tb.Fatal("no port is free for both UDP and TCP")
+	return nil, nil
+}
+
 // NewCulprit starts an upstream that is honest, whose answers live for so many
 // seconds. It ends with the test.
 func NewCulprit(tb testing.TB, ttl uint32) *Culprit {
 	tb.Helper()
-	c := &Culprit{tb: tb, ttl: ttl}
+	pc, l := OnePort(tb)
+	c := &Culprit{tb: tb, ttl: ttl, pc: pc}
 	c.Repent()
-	var l net.Listener
-	for range 20 {
-		var err error
-		if c.pc, err = net.ListenPacket("udp", "127.0.0.1:0"); err != nil {
-			tb.Fatal(err)
-		}
-		if l, err = net.Listen("tcp", c.pc.LocalAddr().String()); err == nil {
-			break
-		}
-		_ = c.pc.Close() // somebody else has the TCP port
-	}
 	var err error
-	if c.other, err = net.ListenPacket("udp", "127.0.0.1:0"); err != nil || l == nil {
-		tb.Fatal("no port is free for both UDP and TCP", err)
+	if c.other, err = net.ListenPacket("udp4", "127.0.0.1:0"); err != nil {
+		tb.Fatal(err)
 	}
 	c.Addr = netip.MustParseAddrPort(c.pc.LocalAddr().String())
 	tb.Cleanup(func() {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/weir-gateway/weir/bench/corpus"
 	"github.com/weir-gateway/weir/gateway/resolver"
 )
 
@@ -35,15 +36,8 @@ func startUpstream(tb testing.TB, zone string) *upstream {
 	if err := p.Err(); err != nil {
 		tb.Fatal(err)
 	}
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
+	pc, l := corpus.OnePort(tb)
 	u.addr = l.Addr().(*net.TCPAddr).AddrPort()
-	pc, err := net.ListenPacket("udp4", l.Addr().String())
-	if err != nil {
-		tb.Fatal(err)
-	}
 	for _, s := range []*dns.Server{{Listener: l, Handler: u}, {PacketConn: pc, Handler: u}} {
 		go func() { _ = s.ActivateAndServe() }()
 		tb.Cleanup(func() { _ = s.Shutdown() })

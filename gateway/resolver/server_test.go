@@ -29,6 +29,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-gateway/weir/bench/corpus"
 )
 
 // A zone answers questions, as an upstream. It counts them.
@@ -101,22 +103,10 @@ func rr(t testing.TB, s string) dns.RR {
 // listen starts real servers for the handler on one port, over UDP and TCP.
 func listen(t testing.TB, h dns.Handler) netip.AddrPort {
 	t.Helper()
-	for range 20 {
-		pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		l, err := net.Listen("tcp", pc.LocalAddr().String())
-		if err != nil {
-			_ = pc.Close() // somebody else has the TCP port
-			continue
-		}
-		serve(t, &dns.Server{PacketConn: pc, Handler: h})
-		serve(t, &dns.Server{Listener: l, Handler: h})
-		return netip.MustParseAddrPort(pc.LocalAddr().String())
-	}
-	t.Fatal("no port is free for both UDP and TCP")
-	return netip.AddrPort{}
+	pc, l := corpus.OnePort(t)
+	serve(t, &dns.Server{PacketConn: pc, Handler: h})
+	serve(t, &dns.Server{Listener: l, Handler: h})
+	return netip.MustParseAddrPort(pc.LocalAddr().String())
 }
 
 func serve(t testing.TB, s *dns.Server) {
