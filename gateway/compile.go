@@ -55,6 +55,7 @@ type policySet struct {
 	off      []offList // that are not loaded
 	read     revisions // of all sources, from just before they were read
 	canary   *canary   // a group that goes ahead; nil for none
+	refused  []*fileRefusal
 }
 
 // A part is one list of a set: what it is, and what was in it.
@@ -82,7 +83,7 @@ func compile(cfg *config.Config, generation uint64, old *policySet) (*policySet,
 // compileWith is compile together with what holds beside the configuration, and
 // with the copies of fetched lists from elsewhere.
 func compileWith(cfg *config.Config, beside *local, generation uint64, old *policySet, copies copies) (_ *policySet, err error) {
-	c := compiler{cfg: cfg, local: beside, copies: copies, read: revisions{}, beside: old != nil}
+	c := compiler{cfg: cfg, local: beside, copies: copies, read: revisions{}, beside: old != nil, was: old}
 	if c.beside {
 		c.pace.begin()
 	}
@@ -118,21 +119,23 @@ func compileWith(cfg *config.Config, beside *local, generation uint64, old *poli
 	if err != nil {
 		return nil, err
 	}
-	return &policySet{snapshot: snapshot, set: set, spec: c.spec, built: built, heap: c.heap, bans: c.spec.Bans, lists: statuses(c.parts, c.off), parts: c.parts, off: c.off, read: c.read}, nil
+	return &policySet{snapshot: snapshot, set: set, spec: c.spec, built: built, heap: c.heap, bans: c.spec.Bans, lists: statuses(c.parts, c.off), parts: c.parts, off: c.off, read: c.read, refused: c.refused}, nil
 }
 
 // A compiler carries one compilation.
 type compiler struct {
-	cfg    *config.Config
-	local  *local // nil for none
-	copies copies
-	spec   policy.Spec
-	parts  []part
-	off    []offList
-	read   revisions
-	beside bool // a policy is in force meanwhile
-	pace   pacer
-	heap   *heapBound
+	cfg     *config.Config
+	local   *local // nil for none
+	copies  copies
+	spec    policy.Spec
+	parts   []part
+	off     []offList
+	read    revisions
+	beside  bool // a policy is in force meanwhile
+	pace    pacer
+	heap    *heapBound
+	was     *policySet // that the guards of files compare with; nil for none
+	refused []*fileRefusal
 }
 
 // An offList is a list that is not loaded, before the part of that index.
@@ -202,12 +205,21 @@ func (c *compiler) build() (*blocklists.Set, error) {
 	c.heap = boundHeap(c.beside)
 	b := blocklists.Builder{Pace: c.pace.pause}
 	for i := range c.parts {
+		guard, err := c.guard(i)
+		if err != nil {
+			return nil, err
+		}
 		add := func(r blocklists.Rule) error {
 			c.pace.step()
+			guard.see(r)
 			return b.Add(i, r)
 		}
 		if err := c.load(i, add); err != nil {
 			return nil, err
+		}
+		// What was there cannot be had any more but as a whole: all of it stays.
+		if r := guard.verdict(c.parts[i].status.Rules); r != nil {
+			return nil, r
 		}
 	}
 	return b.Build(), nil

@@ -14,8 +14,10 @@ import (
 // copies says where the last good copies of fetched lists are. A compilation
 // never waits for the network: it reads what is there.
 type copies struct {
-	store  source.Store
-	update *feedUpdate // whose file stands for the copy of its list; nil for none
+	store source.Store
+	// approved are the digests of files that no guard holds up, by list.
+	approved map[string]string
+	update   *feedUpdate // whose file stands for the copy of its list; nil for none
 }
 
 // newCopies returns the copies in the state folder of a configuration.

@@ -31,12 +31,25 @@ func (c *compiler) edit(old *policySet) (*blocklists.Set, error) {
 		if c.takeOver(i, &old.parts[i]) {
 			continue
 		}
+		guard, err := c.guard(i)
+		if err != nil {
+			return nil, err
+		}
+		before := e
 		if c.takeDiff(i, &old.parts[i], old.set, &e) {
+			for _, a := range e.Add[len(before.Add):] {
+				guard.see(a.Rule)
+			}
+			if r := guard.verdict(c.parts[i].status.Rules); r != nil {
+				e = before
+				c.keepOld(&c.parts[i], &old.parts[i], r)
+			}
 			continue
 		}
 		e.Drop = append(e.Drop, i)
-		err := c.load(i, func(r blocklists.Rule) error {
+		err = c.load(i, func(r blocklists.Rule) error {
 			c.pace.step()
+			guard.see(r)
 			if len(e.Add) == maxEdit {
 				return errLong
 			}
@@ -48,6 +61,10 @@ func (c *compiler) edit(old *policySet) (*blocklists.Set, error) {
 		}
 		if err != nil {
 			return nil, err
+		}
+		if r := guard.verdict(c.parts[i].status.Rules); r != nil {
+			e = before
+			c.keepOld(&c.parts[i], &old.parts[i], r)
 		}
 	}
 	if len(e.Drop)+len(e.Remove)+len(e.Add)+len(e.Shift) == 0 {

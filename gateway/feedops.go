@@ -121,6 +121,12 @@ func (f *feeds) done(fd *feed) {
 // digest, only if that is the version. It passes the same checks again, because
 // what is protected may have changed meanwhile.
 func (g *Gateway) ApproveFeed(ctx context.Context, name, digest, who string) error {
+	g.feeds.mu.Lock()
+	file := g.feeds.refusedFile(name)
+	g.feeds.mu.Unlock()
+	if file != nil {
+		return g.approveFile(ctx, file, digest, who)
+	}
 	return g.feeds.settleHeld(ctx, name, digest, func(fd *feed, v *visit) error {
 		path := g.feeds.store.Path(name, source.Held)
 		c := *v.held
@@ -153,6 +159,12 @@ func unsigned(v *visit) *blocklists.Feed {
 // DiscardFeed drops the version of a list that waits for approval. It does not
 // wait again as long as the source has no other.
 func (g *Gateway) DiscardFeed(ctx context.Context, name, digest, who string) error {
+	g.feeds.mu.Lock()
+	file := g.feeds.refusedFile(name)
+	g.feeds.mu.Unlock()
+	if file != nil {
+		return errMend(name, file.file)
+	}
 	return g.feeds.settleHeld(ctx, name, digest, func(_ *feed, v *visit) error {
 		c := *v.held
 		c.Reason, c.Message = reasonDiscarded, "discarded by "+who
@@ -206,6 +218,9 @@ func (g *Gateway) HeldFeed(name string) (*FeedVersion, error) {
 	f := g.feeds
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if r := f.refusedFile(name); r != nil {
+		return r.version(), nil
+	}
 	for _, fd := range f.lists {
 		switch {
 		case fd.name != name:

@@ -46,6 +46,11 @@ type feeds struct {
 	lists   []*feed // in the order of the configuration
 	fetcher source.Fetcher
 	shield  *shield
+	// Lists in files: those that are refused now, versions that were approved and are
+	// not in force yet, and how many were refused since the start.
+	files        []*fileRefusal
+	approved     map[string]string
+	fileRefusals map[string]uint64
 }
 
 // A feed is one list. What is not said to be owned otherwise is under feeds.mu.
@@ -71,7 +76,7 @@ type feed struct {
 }
 
 func newFeeds(g *Gateway) (*feeds, error) {
-	f := &feeds{g: g, log: g.log, slots: make(chan struct{}, maxLooks), wake: make(chan struct{}, 1)}
+	f := &feeds{g: g, log: g.log, slots: make(chan struct{}, maxLooks), wake: make(chan struct{}, 1), fileRefusals: make(map[string]uint64)}
 	if g.folder != nil {
 		dir, err := g.folder.folder(feedsFolder)
 		if err != nil {

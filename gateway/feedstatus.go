@@ -85,6 +85,11 @@ func (f *feeds) alarm(now time.Time) error {
 			errs = append(errs, fmt.Errorf("list %s is stale, last good look at %s: %s", fd.name, fd.good.Checked.UTC().Format(time.RFC3339), why))
 		}
 	}
+	for _, r := range f.files {
+		if now.Sub(r.since) > fileAlarm {
+			errs = append(errs, fmt.Errorf("list %s has changed, and waits for approval since %s: %s", r.list, r.since.UTC().Format(time.RFC3339), r.why.msg))
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -98,6 +103,9 @@ func (f *feeds) describe(lists []ListStatus, now time.Time) []ListStatus {
 			if fd.name == lists[i].Name {
 				lists[i].Feed = f.status(fd, now)
 			}
+		}
+		if r := f.refusedFile(lists[i].Name); r != nil {
+			lists[i].Feed = r.status()
 		}
 	}
 	return lists
@@ -130,6 +138,7 @@ func (f *feeds) version(list string, k source.Kind, c *source.Copy) *FeedVersion
 func (f *feeds) metrics(e emitter, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.fileMetrics(e)
 	for _, fd := range f.lists {
 		list, is := fd.name, fd.state(now)
 		for _, state := range []string{feedOK, feedMissing, feedStale, feedFailing, feedHeld} {

@@ -137,6 +137,7 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 		return nil, err
 	}
 	g.publish(set, began)
+	g.feeds.refuseFiles(false, set.ahead().refused...)
 	g.metrics = g.registry()
 	if err := g.bind(); err != nil {
 		g.close()

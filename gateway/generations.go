@@ -76,6 +76,9 @@ func (g *Gateway) begin() (*policySet, error) {
 		}
 		return set, nil
 	case mine:
+		if r, ok := errors.AsType[*fileRefusal](err); ok {
+			g.feeds.refuseFiles(false, r)
+		}
 		g.failed(change{who: whoGateway, why: "started", kind: changeStart}, err, header.Number)
 		g.retry = time.Now().Add(retryEvery)
 		return g.take(old, header)

@@ -77,6 +77,9 @@ func (g *Gateway) reload(c change) error {
 		if isSystem(err) {
 			g.retry = time.Now().Add(retryEvery)
 		}
+		if r, ok := errors.AsType[*fileRefusal](err); ok {
+			g.feeds.refuseFiles(false, r)
+		}
 		g.failed(c, err, g.state.Load().generation)
 		return err
 	}
@@ -123,7 +126,7 @@ func (g *Gateway) adopt(cfg *config.Config, file revisions, update *feedUpdate, 
 	if err != nil {
 		return err
 	}
-	from := copies{store: g.feeds.store, update: update}
+	from := copies{store: g.feeds.store, update: update, approved: g.feeds.approvals()}
 	set, err := compileWith(cfg, g.local.Load(), g.next(), g.compiled.ahead(), from)
 	if err != nil {
 		return err
@@ -148,6 +151,7 @@ func (g *Gateway) adopt(cfg *config.Config, file revisions, update *feedUpdate, 
 	g.resolver.setLocal(data)
 	g.cfg = cfg
 	g.publish(whole, began)
+	g.feeds.refuseFiles(true, set.refused...)
 	if g.admin != nil {
 		g.admin.SetAccess(adminAccess(&cfg.Admin))
 	}
