@@ -22,7 +22,7 @@ func TestFloodUnderLoad(t *testing.T) {
 	r := start(t, zones, Options{Limits: Limits{Device: Rate{rate, rate / 10}, Slip: 2}})
 	r.ask(t, "udp", query("good.example", dns.TypeA))
 	var alone, beside time.Duration
-	for range 5 {
+	for range 15 { // other programs on the machine are in both figures, not always alike
 		alone = p99(t, askUDP(t, r))
 		before := r.Stats()
 		stop := flood(t, r, 10*rate)
@@ -128,7 +128,7 @@ func TestFloodOnConnections(t *testing.T) {
 	} {
 		t.Run(label, func(t *testing.T) {
 			var alone, beside time.Duration
-			for range 5 {
+			for range 15 { // other programs on the machine are in both figures, not always alike
 				alone = p99(t, tc.ask)
 				before := r.Stats()
 				stop, done := make(chan struct{}), make(chan int)
