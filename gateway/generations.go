@@ -232,6 +232,8 @@ func (g *Gateway) showChange() {
 // errNoGenerations is for a gateway without a folder for its state.
 var errNoGenerations = errors.New("there are no generations: the gateway has no folder for its state (state:)")
 
+var errNoneBefore = errors.New("there is no generation before the one in force")
+
 // A heldError refuses changes after a rollback, or after a canary was dropped.
 type heldError struct{ of uint64 }
 
@@ -263,7 +265,7 @@ func (g *Gateway) rollBack(number uint64, who, why string) error {
 	}
 	if number == 0 {
 		if number = g.before(); number == 0 {
-			return errors.New("there is no generation before the one in force")
+			return errNoneBefore
 		}
 	}
 	gen, rules, err := g.gens.store.Load(number)
