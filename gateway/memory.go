@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 const (
@@ -18,8 +19,11 @@ const (
 	// and cost the collector nothing, so with them it would wait for far too
 	// long. A question on the hot path leaves no garbage; a forwarded one leaves
 	// some 10 KB, so this is a collection of a few milliseconds for every 1,500 of
-	// them.
-	garbageRoom = 16 << 20
+	// them. What else lives, connections and caches, is what garbage comes of, and
+	// the collector's to walk: beside it may lie garbageShare times as much, so that
+	// a busy proxy does not collect for a tenth of its time.
+	garbageRoom  = 16 << 20
+	garbageShare = 2
 	// leastPercent keeps a policy of many millions of names from being collected
 	// all the time, and mostPercent a small one from being never.
 	leastPercent, mostPercent = 10, 400
@@ -97,8 +101,12 @@ func settleMemory(set *policySet) {
 	}
 	// Not before: what lives is small again, so that this starts no collection.
 	set.heap.lift()
+	tables.Store(liveHeap())
 	tendHeap()
 }
+
+// tables is what lived when the policy had been built: its tables, above all.
+var tables atomic.Uint64
 
 // tendHeap keeps the room for garbage as what lives grows and shrinks: caches
 // fill long after the policy was built. It is not for while a policy is compiled,
@@ -108,7 +116,7 @@ func tendHeap() {
 	if os.Getenv("GOGC") != "" {
 		return
 	}
-	want := gcPercent(liveHeap())
+	want := gcPercent(liveHeap(), tables.Load())
 	if is := int(read("/gc/gogc:percent")); want < is-is/8 || want > is+is/8 {
 		debug.SetGCPercent(want)
 	}
@@ -126,8 +134,10 @@ func read(metric string) uint64 {
 	return s[0].Value.Uint64()
 }
 
-func gcPercent(live uint64) int {
-	return int(min(max(garbageRoom*100/max(live, 1), leastPercent), mostPercent))
+// gcPercent is GOGC where so much lives, tables of a policy among it.
+func gcPercent(live, tables uint64) int {
+	room := garbageRoom + garbageShare*(live-min(live, tables))
+	return int(min(max(room*100/max(live, 1), leastPercent), mostPercent))
 }
 
 // LimitMemory has the collector work harder when the process comes near what
