@@ -19,7 +19,7 @@ const (
 	aheadParts = 3
 	// aheadTable is the size of a table, in buckets, below which it stays in
 	// the processor's own cache without this.
-	aheadTable = 1 << 14
+	aheadTable = 1 << 12
 	// aheadRecord is as long as most records are.
 	aheadRecord = 32
 )
