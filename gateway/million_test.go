@@ -34,6 +34,22 @@ func realMillion(tb testing.TB) []string {
 	return out
 }
 
+const millionConfig = `
+dns: {listen: [], upstreams: ["udp://127.0.0.1:9"]}
+proxy: {listen: []}
+admin: {listen: ""}
+state: state
+bans:
+  - id: big
+    title: {en: "Big", fr: "Grand"}
+    authority: "test"
+    reference: "https://ban.example/"
+    effective: 2023-10-30T00:00:00-04:00
+    lists:
+      - {name: big, source: "file:big.txt", format: domains}
+      - {name: short, source: "file:short.txt", format: domains}
+`
+
 // BenchmarkMillion has a million real names in force: how long a start takes from
 // what is on disk, a change of one name that is acknowledged, and rollbacks. Each
 // includes that it is on disk.
@@ -46,7 +62,7 @@ func BenchmarkMillion(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	if err := replaceFile(filepath.Join(dir, "weir.yml"), killConfig); err != nil {
+	if err := replaceFile(filepath.Join(dir, "weir.yml"), millionConfig); err != nil {
 		b.Fatal(err)
 	}
 	put("big.txt", lines)
