@@ -21,7 +21,10 @@ dns: {listen: ["127.0.0.1:0"], upstreams: ["UPSTREAM"]}
 proxy: {listen: ["127.0.0.1:0"]}
 admin: {listen: "127.0.0.1:0"}
 allow: [%s]
-bans:
+` + bigBan
+
+// bigBan is a ban with a long list and a short one.
+const bigBan = `bans:
   - id: big
     title: {en: "Big", fr: "Grand"}
     authority: "test"

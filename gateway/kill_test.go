@@ -70,16 +70,7 @@ admin:
     - {name: boss, role: approver, sha256: APPROVER}
 state: state
 groups: [{name: pilot, devices: [10.8.0.0/24]}]
-bans:
-  - id: big
-    title: {en: "Big", fr: "Grand"}
-    authority: "test"
-    reference: "https://ban.example/"
-    effective: 2023-10-30T00:00:00-04:00
-    lists:
-      - {name: big, source: "file:big.txt", format: domains}
-      - {name: short, source: "file:short.txt", format: domains}
-      - {name: feed, source: "ORIGIN/list.txt", format: domains, interval: 30d}
+` + bigBan + `      - {name: feed, source: "ORIGIN/list.txt", format: domains, interval: 30d}
 `
 
 // killShort and killBig are lists that say which they are, at both ends.

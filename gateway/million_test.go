@@ -39,16 +39,7 @@ dns: {listen: [], upstreams: ["udp://127.0.0.1:9"]}
 proxy: {listen: []}
 admin: {listen: ""}
 state: state
-bans:
-  - id: big
-    title: {en: "Big", fr: "Grand"}
-    authority: "test"
-    reference: "https://ban.example/"
-    effective: 2023-10-30T00:00:00-04:00
-    lists:
-      - {name: big, source: "file:big.txt", format: domains}
-      - {name: short, source: "file:short.txt", format: domains}
-`
+` + bigBan
 
 // BenchmarkMillion has a million real names in force: how long a start takes from
 // what is on disk, a change of one name that is acknowledged, and rollbacks. Each
