@@ -66,10 +66,12 @@ func TestMemoryOfConnections(t *testing.T) {
 			eventually(t, "those are gone", func() bool { st := r.Stats(); return st.Conns+st.ConnsDoT+st.ConnsDoH+st.ConnsDoQ == 0 })
 			stop = runClients(t, tc.transport, addr, ca.file, n)
 			took := time.Since(began)
-			st := r.Stats()
-			if open := map[string]int64{"tcp": st.Conns, "dot": st.ConnsDoT, "doh": st.ConnsDoH, "doq": st.ConnsDoQ}[tc.transport]; open != int64(n) {
-				t.Errorf("%d connections are open, want %d", open, n)
-			}
+			// A first packet of QUIC that comes twice and late begins a handshake that
+			// nobody goes on with; its connection is soon gone.
+			eventually(t, "as many connections are open as there are clients", func() bool {
+				st := r.Stats()
+				return map[string]int64{"tcp": st.Conns, "dot": st.ConnsDoT, "doh": st.ConnsDoH, "doq": st.ConnsDoQ}[tc.transport] == int64(n)
+			})
 			kb := float64(resident(t)-before) / float64(n) / 1024
 			t.Logf("%s: %d connections open in %v, %.1f KB each", tc.transport, n, took.Round(time.Millisecond), kb)
 			if kb > tc.most && !raceEnabled {
