@@ -266,8 +266,8 @@ func ignored(p []byte) drop {
 
 // unpack is accept for a message whose header and question were looked at.
 func (c *core) unpack(dst, p []byte, from netip.Addr, tr transport, arrived time.Time) (q *question, reply []byte) {
-	m := new(dns.Msg)
-	if err := m.Unpack(p); err != nil || len(m.Question) != int(p[5]) || len(m.Extra) != int(p[11]) {
+	m, ok := readQuery(p)
+	if !ok {
 		return nil, c.reject(dst, p, unreadable(p))
 	}
 	q = &question{msg: m, transport: tr, from: policy.Subject{Addr: from.Unmap().WithZone("")}, arrived: arrived}
