@@ -160,6 +160,11 @@ func TestDoHStatus(t *testing.T) {
 		req.Header.Set("Content-Type", kind)
 		return req
 	}
+	unsized := func(n int) *http.Request {
+		req := request(t, "POST", r.dohURL(), make([]byte, n))
+		req.Body, req.ContentLength = struct{ io.ReadCloser }{req.Body}, -1
+		return req
+	}
 	for proto, c := range webClients(t, ca) {
 		for label, tc := range map[string]struct {
 			req  *http.Request
@@ -175,6 +180,8 @@ func TestDoHStatus(t *testing.T) {
 			"a reply":            {request(t, "POST", r.dohURL(), pack(t, reply)), 400},
 			"empty":              {request(t, "POST", r.dohURL(), []byte{}), 400},
 			"too long":           {request(t, "POST", r.dohURL(), make([]byte, 65536)), 413},
+			"too long, unsaid":   {unsized(300_000), 413},
+			"as long as can be":  {request(t, "POST", r.dohURL(), make([]byte, 65535)), 200},
 			"another type":       {typed("text/plain"), 415},
 			"JSON":               {typed("application/dns-json"), 415},
 			"no type":            {typed(""), 415},

@@ -77,7 +77,7 @@ type h2Request struct {
 }
 
 func newH2(c *stream) *h2conn {
-	h := &h2conn{c: c, window: h2Window, out: h2Out{window: h2Window, initial: h2Window}}
+	h := &h2conn{c: c, window: h2AllWindow, out: h2Out{window: h2Window, initial: h2Window}}
 	if c.server.opts.HTTP3 {
 		h.out.alt = altService(c.from.addrPort().Port())
 	}
@@ -90,7 +90,9 @@ func newH2(c *stream) *h2conn {
 func (h *h2conn) hello() {
 	h.ctl = appendSettings(h.ctl,
 		[2]uint32{h2SettingStreams, uint32(h.c.server.opts.MaxPipeline)},
+		[2]uint32{h2SettingWindow, h2UploadWindow},
 		[2]uint32{h2SettingHeaderList, maxHeaders})
+	h.ctl = appendWindowUpdate(h.ctl, h2AllWindow-h2Window)
 	h.flush()
 }
 

@@ -15,6 +15,12 @@ const (
 
 	h2MaxWindow = 1<<31 - 1 // section 6.9.1
 
+	// What a client may send of one request: an octet more than the longest message,
+	// so that what is too long shows. And of all: that, also where half a window of
+	// what came before has not been given back.
+	h2UploadWindow = 1 << 16
+	h2AllWindow    = h2UploadWindow + h2Window/2
+
 	h2Data         = 0x0
 	h2Headers      = 0x1
 	h2Priority     = 0x2

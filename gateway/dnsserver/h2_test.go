@@ -421,7 +421,7 @@ func FuzzH2(f *testing.F) {
 		for _, u := range h.uploads {
 			held += len(u.body)
 		}
-		if held > maxHeaders+h2Window || h.out.size > maxPending || len(h.out.extra) > maxExtra {
+		if held > maxHeaders+h2AllWindow || h.out.size > maxPending || len(h.out.extra) > maxExtra {
 			t.Fatalf("%d octets held, %d pending, %d windows", held, h.out.size, len(h.out.extra))
 		}
 		conn.open.Wait()
