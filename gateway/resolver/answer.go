@@ -228,6 +228,9 @@ func clean(k key, m *dns.Msg) response {
 	default:
 		return failure
 	}
+	if refers(m) {
+		return failure
+	}
 	t := newTrail(k, m)
 	if !t.follow(k.name) {
 		// The zone's fault, not the upstream's; no other one would know better.

@@ -50,6 +50,7 @@ func TestFailover(t *testing.T) {
 		{"SERVFAIL", func() netip.AddrPort { return listen(t, rcode(dns.RcodeServerFailure)) }, 300 * time.Millisecond, 0},
 		{"REFUSED", func() netip.AddrPort { return listen(t, rcode(dns.RcodeRefused)) }, 300 * time.Millisecond, 0},
 		{"NOTIMP", func() netip.AddrPort { return listen(t, rcode(dns.RcodeNotImplemented)) }, 300 * time.Millisecond, 0},
+		{"referral", func() netip.AddrPort { return listen(t, referral(t)) }, 300 * time.Millisecond, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := open(t, Options{Upstreams: udp(t, tt.first(), listen(t, good)), Timeout: time.Second})
@@ -60,6 +61,23 @@ func TestFailover(t *testing.T) {
 				t.Errorf("it took %v, want %v to %v", d, tt.atleast, tt.atmost)
 			}
 		})
+	}
+}
+
+// referral returns a zone of a server that does not resolve: it says who may know.
+func referral(t testing.TB) *zone {
+	return &zone{answer: func(q *dns.Msg) *dns.Msg {
+		m := new(dns.Msg).SetReply(q)
+		m.Ns = []dns.RR{rr(t, "example. 300 NS ns.example.")}
+		return m
+	}}
+}
+
+// A referral is no answer, and above all not that there is no such record.
+func TestReferralOnly(t *testing.T) {
+	r := open(t, Options{Upstreams: udp(t, listen(t, referral(t))), CacheEntries: 10})
+	if a := resolve(t, r, "www.example", dns.TypeA); a.Rcode() != dns.RcodeServerFailure {
+		t.Errorf("got %s, want SERVFAIL", dns.RcodeToString[a.Rcode()])
 	}
 }
 

@@ -109,7 +109,20 @@ func dislikesEDNS(m *dns.Msg) bool {
 
 // answers reports whether the response says something about the name, and not
 // only that the upstream does not.
-func answers(m *dns.Msg) bool { return answered(m.Rcode) }
+func answers(m *dns.Msg) bool { return answered(m.Rcode) && !refers(m) }
+
+// refers reports whether the response only says who else may know: no server that
+// resolves does, and that a type does not exist is said by an SOA (RFC 2308,
+// sections 2.1 and 2.2.1).
+func refers(m *dns.Msg) bool {
+	if m.Rcode != dns.RcodeSuccess || m.Authoritative || m.RecursionAvailable || len(m.Answer) > 0 {
+		return false
+	}
+	has := func(t uint16) bool {
+		return slices.ContainsFunc(m.Ns, func(rr dns.RR) bool { return rr.Header().Rrtype == t })
+	}
+	return has(dns.TypeNS) && !has(dns.TypeSOA)
+}
 
 func answered(rcode int) bool {
 	switch rcode {
