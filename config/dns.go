@@ -44,9 +44,10 @@ func (v value) dns(c *DNS) {
 	})
 }
 
-// suffix returns a name that stands for itself and all under it.
+// suffix returns a name that stands for itself and all under it. It may be a whole
+// top-level domain: networks have their own, such as lan and internal.
 func (v value) suffix() (string, bool) {
-	r, ok := v.allowRule()
+	r, ok := v.rule(parseNames)
 	if ok && r.Kind != blocklists.Suffix {
 		v.fail("want a name without = and *; it is for all under it, too")
 		return "", false

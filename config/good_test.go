@@ -179,7 +179,7 @@ func TestFull(t *testing.T) {
 			Strategy: StrategyFastest,
 			Routes: []Route{
 				{Names: []string{"corp.example.org", "10.in-addr.arpa"}, Upstreams: []*url.URL{mustURL(t, "udp://10.0.0.53:53"), mustURL(t, "udp://10.0.0.54:53")}, Strategy: StrategyOrdered},
-				{Names: []string{"lab.example.org"}, Upstreams: []*url.URL{mustURL(t, "quic://dns.lab.example.org:853")}, Strategy: StrategyRandom},
+				{Names: []string{"lab.example.org", "internal"}, Upstreams: []*url.URL{mustURL(t, "quic://dns.lab.example.org:853")}, Strategy: StrategyRandom},
 			},
 			Bootstrap:  addrs("192.0.2.54:53", "[2001:db8::54]:53"),
 			Blocked:    blocklists.Answer{Mode: blocklists.NXDOMAIN},

@@ -9,12 +9,14 @@ import (
 )
 
 // allowRule returns an allow rule for names, in the spelling of ParseRule.
-func (v value) allowRule() (blocklists.Rule, bool) {
+func (v value) allowRule() (blocklists.Rule, bool) { return v.rule(ParseRule) }
+
+func (v value) rule(parse func(string) (blocklists.Rule, error)) (blocklists.Rule, bool) {
 	s, ok := v.text()
 	if !ok {
 		return blocklists.Rule{}, false
 	}
-	r, err := ParseRule(s)
+	r, err := parse(s)
 	if err != nil {
 		v.fail("%v", err)
 		return blocklists.Rule{}, false
@@ -27,6 +29,15 @@ func (v value) allowRule() (blocklists.Rule, bool) {
 // name covers itself and everything under it, =name only itself, *.name only
 // what is under it.
 func ParseRule(s string) (blocklists.Rule, error) {
+	r, err := parseNames(s)
+	if err == nil && !strings.Contains(r.Name, ".") {
+		err = fmt.Errorf("%s covers a whole top-level domain; want a name with a dot", quote(s))
+	}
+	return r, err
+}
+
+// parseNames is ParseRule for what may hold of all names under a single label.
+func parseNames(s string) (blocklists.Rule, error) {
 	r := blocklists.Rule{Kind: blocklists.Suffix}
 	name := s
 	if rest, ok := strings.CutPrefix(s, "="); ok {
@@ -44,8 +55,6 @@ func ParseRule(s string) (blocklists.Rule, error) {
 		err = fmt.Errorf("%s is not a name; want name, =name or *.name", quote(s))
 	case err != nil:
 		err = fmt.Errorf("%s: %v", quote(s), err)
-	case !strings.Contains(h.Name, "."):
-		err = fmt.Errorf("%s covers a whole top-level domain; want a name with a dot", quote(s))
 	}
 	r.Name = h.Name
 	return r, err
