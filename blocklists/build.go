@@ -249,7 +249,7 @@ func (a *adder) add(h uint64, e *entering) {
 			return
 		}
 	}
-	b, i, _ := a.find(h, e.name)
+	b, i, _, _ := a.find(h, e.name)
 	switch {
 	case b == nil && r.path:
 		offset := a.addPath(mark, r, rec)
@@ -385,7 +385,7 @@ func (c *core) above(name string) int {
 // dot and has that hash.
 func (c *core) addAbove(name string, dot int, h uint64) bool {
 	for {
-		b, i, under := c.find(h, name[dot+1:])
+		b, i, _, under := c.find(h, name[dot+1:])
 		switch {
 		case b == nil && !under:
 			if !c.table.room() {

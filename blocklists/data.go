@@ -64,7 +64,7 @@ func (c *core) appendData(dst []Data, m *Match, over *overlay) []Data {
 	if len(c.table.buckets) == 0 || m.Rule.Name == "" {
 		return dst
 	}
-	b, i, _ := c.find(c.hash(m.Rule.Name), m.Rule.Name)
+	b, i, _, _ := c.find(c.hash(m.Rule.Name), m.Rule.Name)
 	switch {
 	case b == nil:
 	case b.kind(i) == many:

@@ -258,7 +258,7 @@ func (c *core) locate(key *Change) (p place, class uint32, line uint32, ok bool)
 	if len(c.table.buckets) == 0 {
 		return place{}, 0, 0, false
 	}
-	b, i, _ := c.find(c.hash(key.Rule.Name), key.Rule.Name)
+	b, i, _, _ := c.find(c.hash(key.Rule.Name), key.Rule.Name)
 	if b == nil {
 		return place{}, 0, 0, false
 	}

@@ -28,7 +28,7 @@ func (c *core) speaksAt(name string, over *overlay) bool {
 	if c == nil || len(c.table.buckets) == 0 {
 		return false
 	}
-	b, i, _ := c.find(c.hash(name), name)
+	b, i, _, _ := c.find(c.hash(name), name)
 	return b != nil && c.speaks(b, i, over)
 }
 

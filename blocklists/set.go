@@ -135,13 +135,13 @@ func (c *core) appendURL(dst []Match, base int, name, path string, over *overlay
 		start = labelStart(name, start-1)
 	}
 	for {
-		b, i, under := c.find(c.hash(name[start:]), name[start:])
+		b, i, r, under := c.find(c.hash(name[start:]), name[start:])
 		switch {
 		case b == nil:
 		case b.kind(i) == many:
 			dst = c.keepMany(dst, base, c.heads.at(b.vals[i]), name, start, path, over)
 		default:
-			dst = c.keepName(dst, base, b.vals[i], name, start, over)
+			dst = c.keepName(dst, base, b.vals[i], &r, name, start, over)
 		}
 		if !under || start == 0 {
 			return dst
@@ -154,27 +154,27 @@ func (c *core) appendURL(dst []Match, base int, name, path string, over *overlay
 // questions never walk them.
 func (c *core) keepMany(dst []Match, base int, h *head, name string, start int, path string, over *overlay) []Match {
 	for i := h.names; i != 0; {
-		r := c.refs.at(i - 1)
-		dst = c.keepName(dst, base, r.record, name, start, over)
-		i = r.next
+		ref := c.refs.at(i - 1)
+		r, _ := readRecord(c.records.at(ref.record))
+		dst = c.keepName(dst, base, ref.record, &r, name, start, over)
+		i = ref.next
 	}
 	if path == "" {
 		return dst
 	}
 	for i := h.paths; i != 0; {
-		r := c.refs.at(i - 1)
-		if rec, _ := readRecord(c.records.at(r.record)); matchPath(rec.pattern(), path) {
-			dst = c.keepName(dst, base, r.record, name, start, over)
+		ref := c.refs.at(i - 1)
+		if r, _ := readRecord(c.records.at(ref.record)); matchPath(r.pattern(), path) {
+			dst = c.keepName(dst, base, ref.record, &r, name, start, over)
 		}
-		i = r.next
+		i = ref.next
 	}
 	return dst
 }
 
-// keepName keeps the rule of that record, if it speaks about the name: it hangs
-// at the part of it from start on.
-func (c *core) keepName(dst []Match, base int, offset uint32, name string, start int, over *overlay) []Match {
-	r, _ := readRecord(c.records.at(offset))
+// keepName keeps the rule of the record at that offset, if it speaks about the
+// name: it hangs at the part of it from start on.
+func (c *core) keepName(dst []Match, base int, offset uint32, r *record, name string, start int, over *overlay) []Match {
 	k := &c.classes[r.class]
 	barrier := k.kind == Exact && start > 0
 	if barrier && (k.mode == ModeDefault || r.path || len(dst) == base && over == nil) || k.kind == Under && start == 0 {

@@ -164,38 +164,35 @@ func (t *table) put(h uint64, kind int, val uint32) {
 
 func (t *trie) hash(name string) uint64 { return maphash.String(t.seed, name) }
 
-// find returns the bucket and the entry of the name's rules, or nil, and
-// whether there is anything under the name.
-func (t *trie) find(h uint64, name string) (b *bucket, i int, under bool) {
+// find returns the bucket and the entry of the name's rules, or nil, the record
+// that has the name, and whether there is anything under the name.
+func (t *trie) find(h uint64, name string) (b *bucket, i int, r record, under bool) {
 	for at := t.table.home(h); ; {
 		b = &t.table.buckets[at]
 		for m := b.match(tag(h)); m != 0; m &= m - 1 {
 			i = entry(m)
-			switch kind := b.kind(i); {
-			case kind == inner:
+			val, kind := b.vals[i], b.kind(i)
+			head := (*head)(nil)
+			switch kind {
+			case inner:
 				// The name may have a rule all the same, elsewhere.
-				under = under || b.vals[i] == fingerprint(h)
-			case kind == many:
-				if h := t.heads.at(b.vals[i]); t.holds(h.text, name) {
-					return b, i, under || h.inner
-				}
-			case t.holds(b.vals[i], name):
-				return b, i, under || kind == branch
+				under = under || val == fingerprint(h)
+				continue
+			case many:
+				head = t.heads.at(val)
+				val = head.text
+			}
+			if r, _ = readRecord(t.records.at(val)); t.endings.holds(&r, name) {
+				return b, i, r, under || kind == branch || head != nil && head.inner
 			}
 		}
 		if b.meta&mark(h) == 0 {
-			return nil, 0, under
+			return nil, 0, record{}, under
 		}
 		if at++; at == len(t.table.buckets) {
 			at = 0
 		}
 	}
-}
-
-// holds reports whether the record is that of the name.
-func (t *trie) holds(offset uint32, name string) bool {
-	r, _ := readRecord(t.records.at(offset))
-	return t.endings.holds(&r, name)
 }
 
 // pattern returns the path of a record that has one.
@@ -208,7 +205,7 @@ func (r *record) pattern() string {
 // questions may carry such names, lists never do.
 func labelStart(name string, end int) int {
 	for {
-		dot := strings.LastIndexByte(name[:end], '.')
+		dot := lastDot(name, end)
 		if dot <= 0 || name[dot-1] != '\\' {
 			return dot + 1
 		}
@@ -221,4 +218,30 @@ func labelStart(name string, end int) int {
 		}
 		end = dot
 	}
+}
+
+// lastDot returns where the last dot before end is, or -1. It looks at eight
+// octets at once: the lengths of labels are what a processor cannot foresee.
+func lastDot(name string, end int) int {
+	const dots, lows = 0x2e2e2e2e2e2e2e2e, 0x7f7f7f7f7f7f7f7f
+	if len(name) < 8 {
+		return strings.LastIndexByte(name[:end], '.')
+	}
+	for end > 0 {
+		at := max(0, end-8)
+		w := load8(name, at) ^ dots
+		m := ^((w&lows + lows) | w | lows) << (8 * (at + 8 - end)) // of each dot before end
+		if m != 0 {
+			return end - 1 - bits.LeadingZeros64(m)/8
+		}
+		end = at
+	}
+	return -1
+}
+
+// load8 returns the eight octets from i on.
+func load8(s string, i int) uint64 {
+	s = s[i : i+8]
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
 }
