@@ -2,6 +2,7 @@ package blocklists
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -343,6 +344,29 @@ func TestIsCanonical(t *testing.T) {
 		}
 		if c, err := CanonicalName(name); (err == nil && c == name) != want {
 			t.Errorf("CanonicalName(%q) = %q, %v", name, c, err)
+		}
+	}
+}
+
+// Labels are found whatever their lengths and wherever a name ends.
+func TestLabelStart(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	for range 20_000 {
+		name := make([]byte, 1+r.IntN(40))
+		for i := range name {
+			name[i] = `abz-/_.\09`[r.IntN(10)]
+		}
+		for end := range len(name) + 1 {
+			want := 0
+			for i, escaped := 0, false; i < end; i++ {
+				if name[i] == '.' && !escaped {
+					want = i + 1
+				}
+				escaped = name[i] == '\\' && !escaped
+			}
+			if got := labelStart(string(name), end); got != want {
+				t.Fatalf("the label of %q before %d begins at %d, want %d", name, end, got, want)
+			}
 		}
 	}
 }

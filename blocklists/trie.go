@@ -223,16 +223,18 @@ func labelStart(name string, end int) int {
 // lastDot returns where the last dot before end is, or -1. It looks at eight
 // octets at once: the lengths of labels are what a processor cannot foresee.
 func lastDot(name string, end int) int {
-	const dots, lows = 0x2e2e2e2e2e2e2e2e, 0x7f7f7f7f7f7f7f7f
+	const each, eighth = 0x0101010101010101, 0x8080808080808080
 	if len(name) < 8 {
 		return strings.LastIndexByte(name[:end], '.')
 	}
 	for end > 0 {
 		at := max(0, end-8)
-		w := load8(name, at) ^ dots
-		m := ^((w&lows + lows) | w | lows) << (8 * (at + 8 - end)) // of each dot before end
-		if m != 0 {
-			return end - 1 - bits.LeadingZeros64(m)/8
+		// The eighth bit of each octet that is a dot. Names have no octet from 0x80
+		// on, so no difference borrows from the next.
+		dots := (eighth - (load8(name, at) ^ '.'*each)) & eighth
+		dots <<= 8 * uint(at+8-end) & 63 // without those from end on
+		if dots != 0 {
+			return end - 9 + bits.Len64(dots)/8
 		}
 		end = at
 	}

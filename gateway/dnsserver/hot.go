@@ -27,6 +27,7 @@ type hot struct {
 	query *wire.Query
 	one   inquiry
 	ahead blocklists.Ahead
+	desk  policy.Desk
 	// answers is nil where the resolver has no cache to read so.
 	answers hotResolver
 	cache   *resolver.Hot
@@ -146,10 +147,10 @@ func (h *hot) decide(dst []byte, inq *inquiry, snap *policy.Snapshot, now time.T
 			}
 		}
 	}
-	v := snap.Name(policy.Subject{Addr: from}, q.Name(), now)
+	v := h.desk.Name(snap, policy.Subject{Addr: from}, q.Name(), now)
 	switch {
 	case v.Blocked():
-		reply, leave = h.blocked(dst, &v)
+		reply, leave = h.blocked(dst, v)
 	case v.Action == policy.Allow && v.Reason < policy.ReasonExemption: // which ends, and the answer with it
 		reply, leave = h.cached(dst, r, a, snap, now)
 	default:
@@ -158,9 +159,9 @@ func (h *hot) decide(dst []byte, inq *inquiry, snap *policy.Snapshot, now time.T
 	if leave {
 		return nil, true
 	}
-	h.count(&v, reply)
+	h.count(v, reply)
 	if !h.silent {
-		h.record(&v, from, reply, now)
+		h.record(v, from, reply, now)
 	}
 	return reply, false
 }

@@ -117,8 +117,11 @@ func TestNameIsNotKept(t *testing.T) {
 	if n := s.cache.lru.Len(); n != 0 {
 		t.Errorf("%d names are cached", n)
 	}
-	room := matches.Get().(*[]blocklists.Match)
-	for i, m := range (*room)[:cap(*room)] {
+	d := desks.Get().(*Desk)
+	if d.verdict.Rule.Name != "" {
+		t.Errorf("the verdict is still there: %+v", d.verdict)
+	}
+	for i, m := range d.matches[:cap(d.matches)] {
 		if m.Rule.Name != "" {
 			t.Errorf("match %d is still there: %+v", i, m)
 		}

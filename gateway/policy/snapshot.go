@@ -240,23 +240,42 @@ type asked struct {
 // more because the room is cleared for every one, and most need none.
 const few = 8
 
-// matches are the rooms for decisions under which more lists may speak.
-var matches = sync.Pool{New: func() any { return new([]blocklists.Match) }}
-
 func (s *Snapshot) decide(v *Verdict, sub Subject, q asked, now time.Time) {
-	if !s.wide {
-		var room [few]blocklists.Match
-		s.judge(v, sub, s.find(room[:0], sub, q), now)
-		s.lift(v, sub, q.name, now)
+	if s.wide {
+		d := desks.Get().(*Desk)
+		d.decide(v, s, sub, q, now)
+		clear(d.matches) // they have the name, and the name is borrowed
+		desks.Put(d)
 		return
 	}
-	s = s.Of(sub) // not above: most often there is no canary, and that costs nothing
-	room := matches.Get().(*[]blocklists.Match)
-	ms := s.find((*room)[:0], sub, q)
-	s.judge(v, sub, ms, now)
-	clear(ms) // it is the name's, and the name is borrowed
-	*room = ms
-	matches.Put(room)
+	var room [few]blocklists.Match
+	s.judge(v, sub, s.find(room[:0], sub, q), now)
+	s.lift(v, sub, q.name, now)
+}
+
+// A Desk has room for one decision after the other, for somebody who makes so
+// many that to clear and to copy the room for each would show. It belongs to
+// one goroutine; the zero Desk is ready.
+type Desk struct {
+	verdict Verdict
+	matches []blocklists.Match
+}
+
+// desks are those for decisions under which more lists may speak than few.
+var desks = sync.Pool{New: func() any { return new(Desk) }}
+
+// Name is Snapshot.Name. The verdict is the desk's, and so is the name until the
+// next decision.
+func (d *Desk) Name(s *Snapshot, sub Subject, name string, now time.Time) *Verdict {
+	d.verdict = Verdict{}
+	d.decide(&d.verdict, s, sub, asked{name: name}, now)
+	return &d.verdict
+}
+
+func (d *Desk) decide(v *Verdict, s *Snapshot, sub Subject, q asked, now time.Time) {
+	s = s.Of(sub)
+	d.matches = s.find(d.matches[:0], sub, q)
+	s.judge(v, sub, d.matches, now)
 	s.lift(v, sub, q.name, now)
 }
 

@@ -79,9 +79,9 @@ type Query struct {
 	// message with it is Complex. It is the caller's to set.
 	Cookies bool
 
-	msg  []byte // header and question
-	text int    // octets of name that are the name as text
-	name [maxName + 1]byte
+	msg  []byte            // header and question
+	text int               // octets of the name as text
+	name [maxName + 1]byte // a dot, and the name as text
 }
 
 // Parse reads the message. The rcode is that of a Reject. The checks stand in
@@ -171,33 +171,28 @@ var fold = func() (t [256]byte) {
 // 4.1.4). host is whether it has only octets that host names have; without,
 // the text is not the name.
 func (q *Query) readName(p []byte) (end int, host bool) {
-	off, n, seen := HeaderLen, 0, byte(0)
-	for {
-		if off >= len(p) || off-HeaderLen >= maxName {
-			return -1, false
-		}
-		l := int(p[off])
-		off++
-		if l == 0 {
-			break
-		}
-		if l > maxLabel || l > len(p)-off || n+l >= maxName {
-			return -1, false
-		}
-		label := p[off : off+l]
-		text := q.name[n:][:len(label)] // of one length, so that no index is checked
-		for i, c := range label {
+	p = p[HeaderLen:]
+	p = p[:min(len(p), maxName)]
+	text := &q.name
+	label, seen := 0, byte(0) // where the next label begins, with its length
+	for i, c := range p {
+		if i != label {
 			c = fold[c]
-			text[i] = c
+			text[uint8(i)] = c // so converted, no index is checked
 			seen |= c
+			continue
 		}
-		n += l
-		q.name[n] = '.'
-		n++
-		off += l
+		text[uint8(i)] = '.'
+		switch {
+		case c == 0:
+			q.text = max(i-1, 0)
+			return HeaderLen + i + 1, seen&other == 0
+		case c > maxLabel:
+			return -1, false
+		}
+		label += 1 + int(c)
 	}
-	q.text = max(n-1, 0)
-	return off, seen&other == 0
+	return -1, false
 }
 
 // plainType reports whether a question of that type is for data. The others
@@ -275,7 +270,7 @@ func knownOption(code uint16, data []byte) bool {
 // Name returns the question's name as policy knows names: lower case, without
 // the final dot, empty for the root. It is only for a Simple message, and it
 // changes with the next Parse: whoever keeps it must clone it.
-func (q *Query) Name() string { return unsafe.String(&q.name[0], q.text) }
+func (q *Query) Name() string { return unsafe.String(&q.name[1], q.text) }
 
 // RecursionDesired reports the RD bit.
 func (q *Query) RecursionDesired() bool { return q.msg[2]&bitRD != 0 }
