@@ -70,6 +70,10 @@ func (r *Resolver) held(k key) (*Answer, error) {
 		}
 		return a, nil
 	}
+	if n := r.nonexistent(k, now); n != nil {
+		r.count.hits.Add(1)
+		return n, nil
+	}
 	f := r.failures.get(ck, now)
 	if a != nil && (f != nil || r.group(k.name).silent()) {
 		return r.giveStale(a), nil
