@@ -11,6 +11,13 @@ func (s *Set) All() iter.Seq[Match] {
 				return
 			}
 		}
+		if s.clients != nil {
+			for _, m := range s.clients.rules {
+				if !yield(m) {
+					return
+				}
+			}
+		}
 		if s.base != nil && !s.base.walk(s.over, yield) {
 			return
 		}
@@ -66,6 +73,9 @@ func (s *Set) Holds(list int, r Rule) bool {
 			}
 		}
 		return false
+	}
+	if r.Kind == Client {
+		return s.clients.holds(list, r)
 	}
 	c := Change{List: list, Rule: r}
 	key := c.key()

@@ -2,6 +2,7 @@ package blocklists
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 )
 
@@ -56,5 +57,26 @@ func TestAllAgainstDraft(t *testing.T) {
 	}
 	if rules < 500 {
 		t.Errorf("only %d rules were compared", rules)
+	}
+}
+
+// TestAllSaysWhoAsks: rules about who asks are among all, and held by their list.
+func TestAllSaysWhoAsks(t *testing.T) {
+	var b Builder
+	who := Rule{Kind: Client, Action: Block, Prefix: netip.MustParsePrefix("192.0.2.0/24"), Line: 7}
+	for _, r := range []Rule{{Kind: Exact, Action: Block, Name: "a.example", Line: 1}, who} {
+		if err := b.Add(3, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := b.Build()
+	found := false
+	for m := range s.All() {
+		found = found || m == Match{List: 3, Rule: who}
+	}
+	allowed := who
+	allowed.Action = Allow
+	if !found || !s.Holds(3, who) || s.Holds(2, who) || s.Holds(3, allowed) {
+		t.Errorf("among all: %t, held %t, by another %t, said otherwise %t", found, s.Holds(3, who), s.Holds(2, who), s.Holds(3, allowed))
 	}
 }

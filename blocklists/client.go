@@ -53,6 +53,21 @@ func (b *Builder) addClient(list int, r Rule) error {
 	return nil
 }
 
+// holds reports whether a list says that of who asks, in whichever line.
+func (c *clients) holds(list int, r Rule) bool {
+	if c == nil {
+		return false
+	}
+	of, _ := c.table.Get(CanonicalPrefix(r.Prefix))
+	for _, i := range of {
+		r.Line, r.Prefix = c.rules[i].Rule.Line, c.rules[i].Rule.Prefix
+		if c.rules[i] == (Match{List: list, Rule: r}) {
+			return true
+		}
+	}
+	return false
+}
+
 // HasClients reports whether there are rules about who asks.
 func (s *Set) HasClients() bool { return s.clients != nil }
 

@@ -30,10 +30,10 @@ func (g *Gateway) statusRoutes() []admin.Route {
 		Summary: "Read the configuration and all lists again, and put them in force", Response: Status{},
 		Handle: func(ctx context.Context, c *admin.Call) (any, error) {
 			err := g.change(ctx, change{who: c.Identity.Name, why: "asked", kind: changeReload, note: &note{role: c.Identity.Roles.String()}})
-			if err != nil {
-				return nil, admin.Errorf(http.StatusConflict, "the policy in force stays: %v", err)
+			if err != nil && !isPartial(err) {
+				err = fmt.Errorf("the policy in force stays: %w", err)
 			}
-			return g.Status(), nil
+			return g.afterChange(err)
 		},
 	}}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"time"
 
 	"github.com/weir-gateway/weir/blocklists"
@@ -77,13 +78,15 @@ type part struct {
 // over what has not changed: so a change of who may do what, of the operator's
 // rules or of a short list is in force at once, however long the other lists.
 func compile(cfg *config.Config, generation uint64, old *policySet) (*policySet, error) {
-	return compileWith(cfg, nil, generation, old, newCopies(cfg))
+	from := newCopies(cfg)
+	from.was = old
+	return compileWith(cfg, nil, generation, old, from)
 }
 
 // compileWith is compile together with what holds beside the configuration, and
 // with the copies of fetched lists from elsewhere.
 func compileWith(cfg *config.Config, beside *local, generation uint64, old *policySet, copies copies) (_ *policySet, err error) {
-	c := compiler{cfg: cfg, local: beside, copies: copies, read: revisions{}, beside: old != nil, was: old}
+	c := compiler{cfg: cfg, local: beside, copies: copies, read: revisions{}, beside: old != nil}
 	if c.beside {
 		c.pace.begin()
 	}
@@ -95,26 +98,14 @@ func compileWith(cfg *config.Config, beside *local, generation uint64, old *poli
 	if err := c.plan(); err != nil {
 		return nil, err
 	}
-	set, err := c.edit(old)
+	set, built, err := c.rules(old)
 	if err != nil {
 		return nil, err
-	}
-	built := set == nil
-	if built {
-		if set, err = c.build(); err != nil {
-			return nil, err
-		}
-		if !c.beside {
-			c.heap.lift()
-		}
 	}
 	c.spec.Generation, c.spec.Set = generation, set
 	c.spec.Answer = cfg.DNS.Blocked
 	c.spec.CacheEntries = verdictCache
 	c.subjects()
-	if err := c.checkVectors(set, built, old); err != nil {
-		return nil, err
-	}
 	snapshot, err := policy.NewSnapshot(c.spec)
 	if err != nil {
 		return nil, err
@@ -134,7 +125,7 @@ type compiler struct {
 	beside  bool // a policy is in force meanwhile
 	pace    pacer
 	heap    *heapBound
-	was     *policySet // that the guards of files compare with; nil for none
+	stays   map[int]int // lists that are what they were, to their indexes there
 	refused []*fileRefusal
 }
 
@@ -161,12 +152,16 @@ func (c *compiler) plan() error {
 				continue
 			}
 			from, missing := c.copies.locate(&l)
-			if st.Missing = missing; missing {
-				c.off = append(c.off, offList{len(c.parts), st})
+			if missing {
 				c.read[from] = look(from)
-				continue
 			}
 			c.add(part{status: st, source: from, list: policy.List{Name: l.Name, Role: policy.RoleBan, Ban: i, Signal: l.Signal, Answer: l.Answer, Embeds: l.Embeds, Zone: st.Format == parse.RPZ}})
+			last := len(c.parts) - 1
+			if missing && !c.stay(last, c.failure(last, fs.ErrNotExist)) {
+				st.Missing = true
+				c.parts, c.spec.Lists = c.parts[:last], c.spec.Lists[:last]
+				c.off = append(c.off, offList{last, st})
+			}
 		}
 	}
 	c.localRules()
@@ -200,11 +195,33 @@ func statuses(parts []part, off []offList) []ListStatus {
 	return out
 }
 
+// rules returns the old set with what has changed, or a new one, whose vectors
+// hold. What cannot be taken stays as it was, and it begins anew with that.
+func (c *compiler) rules(old *policySet) (set *blocklists.Set, built bool, err error) {
+	for {
+		set, err = c.edit(old)
+		if built = set == nil && err == nil; built {
+			set, err = c.build()
+		}
+		if err == nil {
+			err = c.checkVectors(set, built, old)
+		}
+		if !c.stayWithVectors(err) {
+			return set, built, err
+		}
+		c.heap.lift()
+	}
+}
+
 // build compiles all lists.
 func (c *compiler) build() (*blocklists.Set, error) {
 	c.heap = boundHeap(c.beside)
+	stay := len(c.stays)
 	b := blocklists.Builder{Pace: c.pace.pause}
 	for i := range c.parts {
+		if _, stays := c.stays[i]; stays {
+			continue
+		}
 		guard, err := c.guard(i)
 		if err != nil {
 			return nil, err
@@ -215,12 +232,21 @@ func (c *compiler) build() (*blocklists.Set, error) {
 			return b.Add(i, r)
 		}
 		if err := c.load(i, add); err != nil {
-			return nil, err
+			if !c.stay(i, c.failure(i, err)) {
+				return nil, err
+			}
+		} else if r := guard.verdict(c.parts[i].status.Rules); r != nil {
+			c.stay(i, r)
 		}
-		// What was there cannot be had any more but as a whole: all of it stays.
-		if r := guard.verdict(c.parts[i].status.Rules); r != nil {
-			return nil, r
-		}
+	}
+	if len(c.stays) > stay {
+		return nil, errStays // some of what it has says is not to be in it
+	}
+	if err := c.addOld(&b); err != nil {
+		return nil, err
+	}
+	if !c.beside {
+		defer c.heap.lift()
 	}
 	return b.Build(), nil
 }
@@ -261,7 +287,7 @@ func (c *compiler) loadSource(p *part, add func(blocklists.Rule) error) error {
 		return fmt.Errorf("list %s (%s): %w", st.Name, st.Source, err)
 	}
 	if report.Rules == 0 {
-		return fmt.Errorf("list %s (%s): %w", st.Name, st.Source, emptyList(report))
+		return fmt.Errorf("list %s (%s): %w", st.Name, st.Source, &refusal{reasonDialect, emptyList(report).Error()})
 	}
 	st.Report, st.Rules, st.Digest = &report, report.Rules, hex.EncodeToString(sum.Sum(nil))
 	if text.close(); report.Rules > maxEdit && isFile(p.source) {

@@ -1,9 +1,6 @@
 package gateway
 
 import (
-	"errors"
-	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/weir-gateway/weir/blocklists"
@@ -11,10 +8,13 @@ import (
 	"github.com/weir-gateway/weir/config"
 )
 
-// copies says where the last good copies of fetched lists are. A compilation
-// never waits for the network: it reads what is there.
+// copies says where the last good copies of fetched lists are, and what lists were
+// before. A compilation never waits for the network: it reads what is there.
 type copies struct {
 	store source.Store
+	// was is what lists in files are held to, and what a list stays whose source
+	// fails; nil for nothing.
+	was *policySet
 	// approved are the digests of files that no guard holds up, by list.
 	approved map[string]string
 	update   *feedUpdate // whose file stands for the copy of its list; nil for none
@@ -38,9 +38,7 @@ func (c copies) locate(l *blocklists.List) (from string, missing bool) {
 	if c.update != nil && c.update.list.Name == l.Name {
 		return "file:" + c.update.file, false
 	}
-	path := c.store.Path(l.Name, source.Good)
-	_, err := os.Stat(path)
-	return "file:" + path, c.store.Dir == "" || errors.Is(err, fs.ErrNotExist)
+	return "file:" + c.store.Path(l.Name, source.Good), !c.store.Has(l.Name, source.Good)
 }
 
 // A listError is one of a list by itself.

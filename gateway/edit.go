@@ -28,7 +28,7 @@ func (c *compiler) edit(old *policySet) (*blocklists.Set, error) {
 	}
 	var e blocklists.Edit
 	for i := range c.parts {
-		if c.takeOver(i, &old.parts[i]) {
+		if _, stays := c.stays[i]; stays || c.takeOver(i, &old.parts[i]) {
 			continue
 		}
 		guard, err := c.guard(i)
@@ -40,9 +40,8 @@ func (c *compiler) edit(old *policySet) (*blocklists.Set, error) {
 			for _, a := range e.Add[len(before.Add):] {
 				guard.see(a.Rule)
 			}
-			if r := guard.verdict(c.parts[i].status.Rules); r != nil {
+			if r := guard.verdict(c.parts[i].status.Rules); r != nil && c.stay(i, r) {
 				e = before
-				c.keepOld(&c.parts[i], &old.parts[i], r)
 			}
 			continue
 		}
@@ -59,12 +58,15 @@ func (c *compiler) edit(old *policySet) (*blocklists.Set, error) {
 		if errors.Is(err, errLong) {
 			return nil, nil
 		}
+		r := guard.verdict(c.parts[i].status.Rules)
 		if err != nil {
-			return nil, err
+			r = c.failure(i, err)
 		}
-		if r := guard.verdict(c.parts[i].status.Rules); r != nil {
+		switch {
+		case r != nil && c.stay(i, r):
 			e = before
-			c.keepOld(&c.parts[i], &old.parts[i], r)
+		case err != nil:
+			return nil, err
 		}
 	}
 	if len(e.Drop)+len(e.Remove)+len(e.Add)+len(e.Shift) == 0 {
@@ -95,6 +97,7 @@ func sameList(a, b part) bool {
 // takeOver takes over what was in the list, if nothing of it has changed.
 func (c *compiler) takeOver(i int, old *part) bool {
 	p := &c.parts[i]
+	p.same, p.patched, p.outline = false, false, nil
 	if p.status.Format == "" {
 		p.same = slices.Equal(p.inline, old.inline)
 		return p.same

@@ -66,9 +66,14 @@ func (e *Explainer) policy() (*policySet, error) {
 		number = e.gens.Next()
 		e.basis = "the configuration, with the rules and exemptions of the state folder"
 	}
-	set, err := compileWith(e.cfg, e.beside, number, nil, newCopies(e.cfg))
+	from := newCopies(e.cfg)
+	from.was = old
+	set, err := compileWith(e.cfg, e.beside, number, nil, from)
 	if err != nil || old == nil {
 		return set, err
+	}
+	for _, r := range set.refused {
+		e.basis += fmt.Sprintf(", and the old rules of list %s, whose file is not taken (%s)", r.list, r.why.reason)
 	}
 	// The digests of all lists are part of the essence: their rules are the same.
 	if bytes.Equal(set.essence(), old.essence()) {

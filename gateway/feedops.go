@@ -124,8 +124,11 @@ func (g *Gateway) ApproveFeed(ctx context.Context, name, digest, who string) err
 	g.feeds.mu.Lock()
 	file := g.feeds.refusedFile(name)
 	g.feeds.mu.Unlock()
-	if file != nil {
+	switch {
+	case file != nil && file.broken == nil:
 		return g.approveFile(ctx, file, digest, who)
+	case file != nil:
+		return errMend(name, file.file)
 	}
 	return g.feeds.settleHeld(ctx, name, digest, func(fd *feed, v *visit) error {
 		path := g.feeds.store.Path(name, source.Held)
@@ -219,6 +222,9 @@ func (g *Gateway) HeldFeed(name string) (*FeedVersion, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if r := f.refusedFile(name); r != nil {
+		if r.broken != nil {
+			return nil, errMend(name, r.file)
+		}
 		return r.version(), nil
 	}
 	for _, fd := range f.lists {

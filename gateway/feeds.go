@@ -294,6 +294,9 @@ func (u *feedUpdate) install(store source.Store) error {
 func (f *feeds) look(ctx context.Context, fd *feed, take func(context.Context, *feedUpdate) error) error {
 	f.mu.Lock()
 	fd.looked, fd.again = time.Now(), false
+	if fd.good != nil && !f.store.Has(fd.name, source.Good) {
+		fd.good = nil // somebody has removed it: it is fetched again, whatever its source says of the newest
+	}
 	v := visit{feeds: f, fd: fd, list: fd.list, good: fd.good, held: fd.held, fetcher: f.fetcher, shield: f.shield, take: take}
 	if fd.refused != nil && fd.refused.Reason == reasonDiscarded {
 		v.discarded = fd.refused

@@ -87,7 +87,11 @@ func (f *feeds) alarm(now time.Time) error {
 	}
 	for _, r := range f.files {
 		if now.Sub(r.since) > fileAlarm {
-			errs = append(errs, fmt.Errorf("list %s has changed, and waits for approval since %s: %s", r.list, r.since.UTC().Format(time.RFC3339), r.why.msg))
+			what := "has changed, and waits for approval since"
+			if r.broken != nil {
+				what = "cannot be taken, and keeps its old rules since"
+			}
+			errs = append(errs, fmt.Errorf("list %s %s %s: %s", r.list, what, r.since.UTC().Format(time.RFC3339), r.why.msg))
 		}
 	}
 	return errors.Join(errs...)
@@ -104,7 +108,7 @@ func (f *feeds) describe(lists []ListStatus, now time.Time) []ListStatus {
 				lists[i].Feed = f.status(fd, now)
 			}
 		}
-		if r := f.refusedFile(lists[i].Name); r != nil {
+		if r := f.refusedFile(lists[i].Name); r != nil && lists[i].Feed == nil {
 			lists[i].Feed = r.status()
 		}
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/weir-gateway/weir/blocklists/source"
 	"github.com/weir-gateway/weir/gateway/admin"
 	"github.com/weir-gateway/weir/gateway/ledger"
-	"github.com/weir-gateway/weir/gateway/policy"
 )
 
 // A list in a file that has changed passes the guards of those that are fetched: it
@@ -32,11 +31,11 @@ var (
 // at /readyz must not take a gateway out of service for an edit that is not in force.
 const fileAlarm = 24 * time.Hour
 
-// A fileRefusal is a version of a list in a file that is not taken. It is an error
-// where the old rules cannot be kept by themselves.
+// A fileRefusal is a version of a list in a file that is not taken.
 type fileRefusal struct {
 	list   string
 	why    refusal
+	broken error       // of one that nobody can approve; nil for one that waits for it
 	held   source.Copy // what is known of the version
 	file   string
 	since  time.Time
@@ -44,8 +43,13 @@ type fileRefusal struct {
 }
 
 func (r *fileRefusal) Error() string {
+	if r.broken != nil {
+		return r.broken.Error()
+	}
 	return fmt.Sprintf("list %s (%s): %s; weir lists approve %[1]s takes it all the same", r.list, r.file, r.why.msg)
 }
+
+func (r *fileRefusal) Unwrap() error { return r.broken }
 
 // A fileGuard looks at the rules of one changed file as they are read.
 type fileGuard struct {
@@ -62,25 +66,23 @@ type fileGuard struct {
 // file, new, not changed, or approved as it is.
 func (c *compiler) guard(i int) (*fileGuard, error) {
 	p := &c.parts[i]
-	if c.was == nil || p.list.Role != policy.RoleBan || p.status.Source != p.source || !isFile(p.source) {
+	j, ok := c.before(i)
+	if !ok || p.status.Source != p.source {
 		return nil, nil
 	}
-	j := slices.IndexFunc(c.was.parts, func(o part) bool { return sameList(*p, o) })
-	if j < 0 || c.was.parts[j].status.Rules == 0 {
-		return nil, nil
-	}
-	now, old := look(p.source), &c.was.parts[j]
+	now, old := look(p.source), &c.copies.was.parts[j]
 	if now == old.read && old.at.Sub(now.since()) >= racy {
 		return nil, nil
 	}
-	if sum := c.copies.approved[p.status.Name]; sum != "" && sum == sourceDigest(p.source) {
+	// Another version of the program may find other rules in the same bytes.
+	if sum := sourceDigest(p.source); sum != "" && (sum == c.copies.approved[p.status.Name] || sum == old.status.Digest) {
 		return nil, nil
 	}
 	sh, err := newShield(c.cfg.Protected)
 	if err != nil {
 		return nil, err
 	}
-	return &fileGuard{c: c, p: p, was: c.was, index: j, shield: sh}, nil
+	return &fileGuard{c: c, p: p, was: c.copies.was, index: j, shield: sh}, nil
 }
 
 // see looks at a rule. One that was there already is no news.
@@ -118,23 +120,15 @@ func (f *fileGuard) verdict(rules int) *fileRefusal {
 	return r
 }
 
-// keepOld has the part be what it was. Its revision stays the old one: whoever
-// compiles next looks at the file again.
-func (c *compiler) keepOld(p, old *part, r *fileRefusal) {
-	p.read, p.at, p.outline, p.patched, p.same = old.read, old.at, old.outline, false, true
-	p.status.Report, p.status.Rules, p.status.Digest = old.status.Report, old.status.Rules, old.status.Digest
-	c.refused = append(c.refused, r)
-}
-
-// refuseFiles notes which files are refused now, all of them or one more.
-func (f *feeds) refuseFiles(all bool, now ...*fileRefusal) {
+// refuseFiles notes which files are refused now, and says which are so newly.
+func (f *feeds) refuseFiles(now []*fileRefusal) {
 	f.mu.Lock()
 	old := f.files
 	f.files = slices.Clone(now)
 	var news []*fileRefusal
 	for _, r := range now {
 		r.counts = f.fileRefusals[r.list]
-		if i := slices.IndexFunc(old, func(o *fileRefusal) bool { return o.list == r.list }); i >= 0 && old[i].held.SHA256 == r.held.SHA256 {
+		if i := slices.IndexFunc(old, r.isStill); i >= 0 {
 			r.since = old[i].since
 			continue
 		}
@@ -142,22 +136,23 @@ func (f *feeds) refuseFiles(all bool, now ...*fileRefusal) {
 		r.counts++
 		news = append(news, r)
 	}
-	for _, o := range old {
-		if !all && !slices.ContainsFunc(now, func(r *fileRefusal) bool { return r.list == o.list }) {
-			f.files = append(f.files, o)
-		}
-	}
-	if all {
-		f.approved = nil // what was approved is in force
-	}
+	f.approved = nil // what was approved is in force
 	f.mu.Unlock()
 	for _, r := range news {
-		f.log.Error("changed list not taken, its old rules stay in force; weir lists approve takes it",
-			"list", r.list, "file", r.file, "reason", r.why.reason, "error", r.why.msg, "sha256", r.held.SHA256)
+		what := "changed list not taken, its old rules stay in force; weir lists approve takes it"
+		if r.broken != nil {
+			what = "list cannot be taken, its old rules stay in force; put it right, and it is taken"
+		}
+		f.log.Error(what, "list", r.list, "file", r.file, "reason", r.why.reason, "error", r.why.msg, "sha256", r.held.SHA256)
 		if err := f.g.record.append(ledger.Entry{Who: whoGateway, What: "list refused", Object: "list " + r.list, Why: r.why.msg, After: r.held.SHA256}); err != nil {
 			f.log.Error("refused list not on the record of changes", "list", r.list, "error", err)
 		}
 	}
+}
+
+// isStill reports whether the other is the same version, refused for the same.
+func (r *fileRefusal) isStill(o *fileRefusal) bool {
+	return o.list == r.list && o.held.SHA256 == r.held.SHA256 && o.why.reason == r.why.reason
 }
 
 // refusedFile returns the refused version of a list in a file, or nil. The caller
@@ -175,10 +170,14 @@ func (r *fileRefusal) version() *FeedVersion {
 }
 
 func (r *fileRefusal) status() *FeedStatus {
-	return &FeedStatus{
-		State: feedHeld, Failures: 1, Reason: r.why.reason, Error: r.why.msg, Failed: r.since,
-		Refusals: map[string]uint64{r.why.reason: r.counts}, Held: r.version(),
+	s := &FeedStatus{
+		State: feedFailing, Failures: 1, Reason: r.why.reason, Error: r.why.msg, Failed: r.since,
+		Refusals: map[string]uint64{r.why.reason: r.counts},
 	}
+	if r.broken == nil {
+		s.State, s.Held = feedHeld, r.version()
+	}
+	return s
 }
 
 // approvals are the versions of files that are taken whatever the guards say.
@@ -204,15 +203,18 @@ func (g *Gateway) approveFile(ctx context.Context, r *fileRefusal, digest, who s
 		}
 		g.feeds.approved = next
 		g.feeds.mu.Unlock()
-		if err := g.reload(c); err != nil {
+		if err := g.reload(c); err != nil && !isPartial(err) {
 			return err
 		}
 		g.feeds.mu.Lock()
 		defer g.feeds.mu.Unlock()
-		if g.feeds.refusedFile(r.list) != nil {
-			return fmt.Errorf("%s: %w", r.list, ErrMoved)
+		switch now := g.feeds.refusedFile(r.list); {
+		case now == nil:
+			return nil // that another list fails is no concern of this one
+		case now.held.SHA256 == r.held.SHA256:
+			return now
 		}
-		return nil
+		return fmt.Errorf("%s: %w", r.list, ErrMoved)
 	}
 	return g.change(ctx, c)
 }

@@ -137,7 +137,8 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 		return nil, err
 	}
 	g.publish(set, began)
-	g.feeds.refuseFiles(false, set.ahead().refused...)
+	g.feeds.refuseFiles(set.ahead().refused)
+	_ = g.reportPartial() // nobody waits, but it is counted
 	g.metrics = g.registry()
 	if err := g.bind(); err != nil {
 		g.close()

@@ -64,7 +64,11 @@ func (g *Gateway) begin() (*policySet, error) {
 	} else {
 		from = nil
 	}
-	set, err := g.compileFirst(from, header.Held)
+	var was *policySet
+	if mine {
+		was = old.ahead()
+	}
+	set, err := g.compileFirst(from, was, header.Held)
 	switch {
 	case err == nil && mine && set.says(old):
 		set.heap.lift()
@@ -76,9 +80,6 @@ func (g *Gateway) begin() (*policySet, error) {
 		}
 		return set, nil
 	case mine:
-		if r, ok := errors.AsType[*fileRefusal](err); ok {
-			g.feeds.refuseFiles(false, r)
-		}
 		g.failed(change{who: whoGateway, why: "started", kind: changeStart}, err, header.Number)
 		g.retry = time.Now().Add(retryEvery)
 		return g.take(old, header)
@@ -89,8 +90,8 @@ func (g *Gateway) begin() (*policySet, error) {
 // compileFirst compiles what the configuration says now: for everybody, or where a
 // canary goes on for its group. All others get the exemptions of the API that had
 // not reached them before the end, and the rules if nothing is held.
-func (g *Gateway) compileFirst(from *policySet, held bool) (*policySet, error) {
-	set, err := compileWith(g.cfg, g.local.Load(), g.next(), from, copies{store: g.feeds.store})
+func (g *Gateway) compileFirst(from, was *policySet, held bool) (*policySet, error) {
+	set, err := compileWith(g.cfg, g.local.Load(), g.next(), from, copies{store: g.feeds.store, was: was})
 	if err != nil || g.compiled == nil || g.compiled.canary == nil {
 		return set, err
 	}

@@ -204,25 +204,26 @@ func TestRollbackKeepsExemptions(t *testing.T) {
 	}
 }
 
-// Where a list is broken at the start, the last policy is in force, loudly, and
-// the mended list is taken.
+// Where a list is broken at the start, what it said last is in force, loudly, with all
+// else that has changed meanwhile, and the mended list is taken.
 func TestStartWithBrokenList(t *testing.T) {
 	f := newFixture(t, generationFiles("one.example"))
 	f.stop()
 	if err := os.Remove(filepath.Join(f.dir, "short.txt")); err != nil {
 		t.Fatal(err)
 	}
+	f.write("big.txt", text(append(bigList(20_000), "meanwhile.example")))
 	if err := f.start(); err != nil {
 		t.Fatal(err)
 	}
-	if st := f.Status(); st.Generation != 1 || !strings.Contains(st.LastError, "short.txt") || f.rcode("one.example") != "NXDOMAIN" {
+	if st := f.Status(); st.Generation != 2 || !strings.Contains(st.LastError, "short.txt") || f.rcode("one.example") != "NXDOMAIN" || f.rcode("meanwhile.example") != "NXDOMAIN" {
 		t.Errorf("with a list missing: %+v", st)
 	}
 	f.write("short.txt", "two.example\n")
-	mended := func() bool { st := f.Status(); return st.Generation != 1 && st.LastError == "" }
+	mended := func() bool { st := f.Status(); return st.Generation != 2 && st.LastError == "" }
 	for end := time.Now().Add(10 * time.Second); !mended() && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 	}
-	if st := f.Status(); st.Generation != 2 || st.LastError != "" || f.rcode("two.example") != "NXDOMAIN" {
+	if st := f.Status(); st.Generation != 3 || st.LastError != "" || f.rcode("two.example") != "NXDOMAIN" {
 		t.Errorf("after it was mended: %+v", st)
 	}
 }

@@ -181,7 +181,7 @@ func (g *Gateway) withRules(beside *local) (*policySet, error) {
 	if g.gens.hold != 0 {
 		return nil, heldError{g.gens.hold}
 	}
-	set, err := compileWith(g.cfg, beside, g.next(), g.compiled.ahead(), copies{store: g.feeds.store})
+	set, err := compileWith(g.cfg, beside, g.next(), g.compiled.ahead(), copies{store: g.feeds.store, was: g.compiled.ahead()})
 	if err != nil || c == nil {
 		return set, err
 	}

@@ -77,19 +77,22 @@ func (g *Gateway) reload(c change) error {
 		if isSystem(err) {
 			g.retry = time.Now().Add(retryEvery)
 		}
-		if r, ok := errors.AsType[*fileRefusal](err); ok {
-			g.feeds.refuseFiles(false, r)
-		}
 		g.failed(c, err, g.state.Load().generation)
 		return err
 	}
 	if g.compiled.canary == nil {
 		g.gens.hold = 0
 	}
-	g.counts.ok.Add(1)
-	g.counts.lastError.Store(nil)
+	partial := g.reportPartial()
+	if partial == nil || !partial.broken {
+		g.counts.ok.Add(1)
+		g.counts.lastError.Store(nil)
+	}
 	st := g.state.Load()
 	g.log.Info("policy in force", "who", c.who, "why", c.why, "generation", st.generation, "rules", g.store.Load().Rules(), "took", st.took)
+	if partial != nil {
+		return partial
+	}
 	return nil
 }
 
@@ -126,12 +129,15 @@ func (g *Gateway) adopt(cfg *config.Config, file revisions, update *feedUpdate, 
 	if err != nil {
 		return err
 	}
-	from := copies{store: g.feeds.store, update: update, approved: g.feeds.approvals()}
+	from := copies{store: g.feeds.store, update: update, approved: g.feeds.approvals(), was: g.compiled.ahead()}
 	set, err := compileWith(cfg, g.local.Load(), g.next(), g.compiled.ahead(), from)
 	if err != nil {
 		return err
 	}
 	defer set.heap.lift()
+	if err := broken(set.refused); err != nil && g.gens.hold != 0 && g.compiled.canary == nil {
+		return err // a hold ends with all that was asked for, or not
+	}
 	whole, err := g.whole(set)
 	if err != nil {
 		return err
@@ -150,8 +156,11 @@ func (g *Gateway) adopt(cfg *config.Config, file revisions, update *feedUpdate, 
 	// Nothing below can fail.
 	g.resolver.setLocal(data)
 	g.cfg = cfg
-	g.publish(whole, began)
-	g.feeds.refuseFiles(true, set.refused...)
+	// Where all that has changed is not taken, what is in force is what was.
+	if len(set.refused) == 0 || !set.says(g.compiled.ahead()) {
+		g.publish(whole, began)
+	}
+	g.feeds.refuseFiles(set.refused)
 	if g.admin != nil {
 		g.admin.SetAccess(adminAccess(&cfg.Admin))
 	}
@@ -167,7 +176,7 @@ func (g *Gateway) adopt(cfg *config.Config, file revisions, update *feedUpdate, 
 		g.proxy.Recheck()
 	}
 	settleMemory(whole)
-	g.showFinished(whole)
+	g.showFinished(g.compiled)
 	return nil
 }
 

@@ -70,6 +70,12 @@ func (s Store) Load(list string, k Kind) (Copy, error) {
 	return Copy{SHA256: sum, Bytes: size}, nil
 }
 
+// Has reports whether the bytes of a version are there.
+func (s Store) Has(list string, k Kind) bool {
+	_, err := os.Stat(s.Path(list, k))
+	return s.Dir != "" && !errors.Is(err, fs.ErrNotExist)
+}
+
 func digestFile(path string) (string, int64, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -1,0 +1,189 @@
+package gateway
+
+import (
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weir-gateway/weir/blocklists/bans"
+	"github.com/weir-gateway/weir/config"
+)
+
+// stayConfig has two lists in one ban and one in another, with vectors.
+const stayConfig = `
+dns: {listen: ["127.0.0.1:0"], upstreams: ["UPSTREAM"]}
+proxy: {listen: []}
+admin: {listen: "127.0.0.1:0"}
+state: "state"
+bans:
+- id: own
+  title: {en: "Own", fr: "Propre"}
+  authority: "test"
+  reference: "https://ban.example/"
+  effective: 2023-10-30T00:00:00-04:00
+  vectors: "file:vectors.txt"
+  lists:
+  - {name: first, source: "file:first.txt", format: rpz}
+  - {name: second, source: "file:second.txt", format: domains}
+- id: other
+  title: {en: "Other", fr: "Autre"}
+  authority: "test"
+  reference: "https://ban.example/"
+  effective: 2023-10-30T00:00:00-04:00
+  lists: [{name: third, source: "file:third.txt", format: domains}]
+`
+
+const stayZone = `$ORIGIN policy.example.
+@ 60 IN SOA . . 1 60 60 60 60
+first.example CNAME .
+24.0.100.51.198.rpz-ip CNAME .
+32.9.0.0.127.rpz-client-ip CNAME .
+local.example A 192.0.2.77
+`
+
+func newStayWorld(t *testing.T) *fixture {
+	t.Helper()
+	return newFixture(t, map[string]string{
+		"weir.yml": stayConfig, "first.txt": stayZone, "second.txt": "second.example\n",
+		"third.txt": text(append(bigList(6000), "third.example")), "vectors.txt": "block second.example\n",
+	})
+}
+
+// TestEachFileFailsAlone: whatever becomes of one file, its old rules stay and all
+// else that has changed is in force, by whichever way it is compiled; and one that is
+// put right is taken.
+func TestEachFileFailsAlone(t *testing.T) {
+	f := newStayWorld(t)
+	// All of a long list anew is compiled as a whole.
+	rest := func(i string) string {
+		return text(slices.Concat(bigList(10_000)[5000:], []string{"third.example", "rest" + i + ".example"}))
+	}
+	for i, tt := range []struct {
+		name, list, text, reason string
+	}{
+		{"a web page", "first.txt", "<!DOCTYPE html><html><body>404</body></html>\n", "html"},
+		{"emptied", "second.txt", "# nothing\n", reasonDialect},
+		{"gone", "first.txt", "", reasonMissing},
+		{"against the vectors", "second.txt", "elsewhere.example\n", reasonVectors},
+		{"a well-known name", "second.txt", "second.example\ngoogle.com\n", reasonProtected},
+		{"half of an archive", "second.txt", "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03", "gzip"},
+	} {
+		for _, way := range []string{"short", "long"} {
+			mark := string(rune('a'+i)) + way
+			old := f.read(tt.list)
+			if f.write(tt.list, tt.text); tt.text == "" {
+				if err := os.Remove(filepath.Join(f.dir, tt.list)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if f.write("third.txt", rest(mark)); way == "short" {
+				f.write("third.txt", f.read("third.txt")+"\n")
+			}
+			err := f.Reload(t.Context())
+			list := strings.TrimSuffix(tt.list, ".txt")
+			if err == nil || !strings.Contains(err.Error(), list) || !strings.Contains(err.Error(), "in force") {
+				t.Errorf("%s, %s: %v", tt.name, way, err)
+			}
+			for name, want := range map[string]string{
+				"first.example": "NXDOMAIN", "local.example": "NOERROR", "second.example": "NXDOMAIN", "third.example": "NXDOMAIN",
+				"rest" + mark + ".example": "NXDOMAIN", "google.com": "NOERROR", "elsewhere.example": "NOERROR",
+			} {
+				if got := f.rcode(name); got != want {
+					t.Errorf("%s, %s: %s is %s, want %s", tt.name, way, name, got, want)
+				}
+			}
+			st := f.Status()
+			at := slices.IndexFunc(st.Lists, func(l ListStatus) bool { return l.Name == list })
+			if s := st.Lists[at].Feed; s == nil || s.Reason != tt.reason || st.Lists[at].Rules == 0 {
+				t.Errorf("%s, %s: status %+v", tt.name, way, s)
+			}
+			if !strings.Contains(f.get("/metrics"), `weir_list_file_refused{list="`+list+`",reason="`+tt.reason+`"} 1`) {
+				t.Errorf("%s, %s: the metrics do not say it", tt.name, way)
+			}
+			if bad := st.LastError != ""; bad != (tt.reason != reasonProtected) {
+				t.Errorf("%s, %s: last error %q", tt.name, way, st.LastError)
+			}
+			f.write(tt.list, old)
+			if err := f.Reload(t.Context()); err != nil {
+				t.Fatalf("%s, %s: put right: %v", tt.name, way, err)
+			}
+			if st := f.Status(); st.Lists[at].Feed != nil || st.LastError != "" {
+				t.Errorf("%s, %s: put right: %+v, %q", tt.name, way, st.Lists[at].Feed, st.LastError)
+			}
+		}
+	}
+}
+
+// TestStayKeepsAllKinds: the rules that stay are all of them, when the rest is
+// compiled anew: names, addresses, who asks, and local data.
+func TestStayKeepsAllKinds(t *testing.T) {
+	f := newStayWorld(t)
+	before := f.compiled.set.RulesOf(slices.IndexFunc(f.compiled.parts, func(p part) bool { return p.status.Name == "first" }))
+	f.write("first.txt", "<html>\n")
+	f.write("third.txt", text(append(bigList(12_000)[6000:], "third.example")))
+	if err := f.Reload(t.Context()); !isPartial(err) {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(f.compiled.parts, func(p part) bool { return p.status.Name == "first" })
+	if got := f.compiled.set.RulesOf(i); got != before || !f.compiled.set.HasClients() {
+		t.Errorf("%d rules stay of %d, about who asks: %t", got, before, f.compiled.set.HasClients())
+	}
+	if st := f.Status(); !strings.Contains(st.LastError, "weir.yml:14:") {
+		t.Errorf("where the list is named: %q", st.LastError)
+	}
+}
+
+// TestGuardOfAnotherVersion: a file that was changed while another version of the
+// program took the place of the old one is held to what was in force.
+func TestGuardOfAnotherVersion(t *testing.T) {
+	f := newStayWorld(t)
+	f.stop()
+	f.version = "another"
+	f.write("second.txt", "second.example\nnext.example\ngoogle.com\n")
+	f.write("third.txt", "next.example\n"+f.read("third.txt"))
+	cfg, err := config.Load(filepath.Join(f.dir, "weir.yml"), bans.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := NewExplainer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Resolve = false
+	ex, err := e.Explain(t.Context(), "google.com", netip.Addr{}, time.Now())
+	if err != nil || ex.Blocked || !strings.Contains(e.basis, "list second") {
+		t.Errorf("explained without a gateway: %+v, %v; %s", ex, err, e.basis)
+	}
+	if err := f.start(); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"google.com": "NOERROR", "second.example": "NXDOMAIN", "next.example": "NXDOMAIN", "first.example": "NXDOMAIN"} {
+		if got := f.rcode(name); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+	st := f.Status()
+	at := slices.IndexFunc(st.Lists, func(l ListStatus) bool { return l.Name == "second" })
+	if s := st.Lists[at].Feed; s == nil || s.Reason != reasonProtected || s.Held == nil {
+		t.Errorf("status: %+v", s)
+	}
+}
+
+// TestRulesBesideABrokenList: a rule of the API is in force whatever the files are
+// like, and so is an exemption's ban's list.
+func TestRulesBesideABrokenList(t *testing.T) {
+	w := newCanaryWorld(t)
+	w.write("own.txt", "<html>\n")
+	w.call(http.StatusOK, http.MethodPut, "/v1/rules/block/own/urgent.example", `{"reason":"incident"}`)
+	w.sees("a rule beside it", "urgent.example", true, true)
+	w.sees("a rule beside it", "banned.example", true, true)
+	w.refused("html")
+	if status, text := w.as("op", http.MethodPost, "/v1/lists/own/approve", `"x"`, "", nil); status != http.StatusConflict || !strings.Contains(text, "own.txt right") {
+		t.Errorf("approve of a broken file: %d %s", status, text)
+	}
+}
