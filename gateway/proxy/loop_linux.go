@@ -4,28 +4,27 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
+	"runtime"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// A loop is one goroutine with an epoll set. The set itself is watched by the
-// runtime's poller, so a loop that waits holds no thread, and it competes for
-// a processor as every goroutine does.
+// A loop is one goroutine with an epoll set, and a thread while it waits. The
+// runtime's own poller would save the thread, but costs each turn two passages
+// through the kernel's and one through the scheduler.
 //
 // Everything but the inbox belongs to the goroutine of run. Descriptors are
 // registered once, edge-triggered, in both directions; what is ready is kept
-// as flags in the side. A turn is bounded in time; who has more to do then
-// stands in ready, and the loop wakes itself through the poller, so that
-// others have their turn first.
+// as flags in the side. Who has more to do than its share stands in ready, and
+// goes on in the next turn; the loop itself lets others have the processor every
+// few milliseconds.
 type loop struct {
 	engine *engine
 	server *Server
 	epfd   int
 	wakefd int
-	poll   *os.File // of epfd, which it owns
 
 	mu    sync.Mutex
 	inbox []task
@@ -45,7 +44,7 @@ type loop struct {
 	ready     []runner
 	now       int64 // nanoseconds since epoch, of this turn
 	epoch     time.Time
-	armed     int64 // when the poller is to wake the loop; 0 for not
+	began     int64 // when others last had their turn
 	draining  bool
 	stopping  bool
 
@@ -105,11 +104,10 @@ func newLoop(e *engine, pipes int) (*loop, error) {
 		_ = unix.Close(l.epfd)
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	if err = errors.Join(l.watch(l.wakefd, wakeGen, unix.EPOLLIN), unix.SetNonblock(l.epfd, true)); err != nil {
+	if err = l.watch(l.wakefd, wakeGen, unix.EPOLLIN); err != nil {
 		_, _ = unix.Close(l.epfd), unix.Close(l.wakefd)
 		return nil, fmt.Errorf("epoll set: %w", err)
 	}
-	l.poll = os.NewFile(uintptr(l.epfd), "epoll")
 	return l, nil
 }
 
@@ -156,49 +154,44 @@ func (l *loop) wake() { _, _ = unix.Write(l.wakefd, []byte{1, 0, 0, 0, 0, 0, 0, 
 // run is the loop's goroutine.
 func (l *loop) run() {
 	defer l.closeAll()
-	rc, err := l.poll.SyscallConn()
-	if err != nil {
-		l.engine.failed(fmt.Errorf("proxy loop: %w", err))
-		return
-	}
-	for !l.stopping {
-		// The function never reports that it is done while the loop goes on: it
-		// returns to the poller, which calls it again after the next edge.
-		err := rc.Read(func(uintptr) bool { return l.turn() })
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			l.armed = 0
-			_ = l.poll.SetReadDeadline(time.Time{})
-		case err != nil:
+	for l.now = int64(time.Since(l.epoch)); !l.stopping; {
+		n, err := l.poll()
+		if err != nil {
 			l.engine.failed(fmt.Errorf("proxy loop: %w", err))
 			return
 		}
+		l.turn(n)
 	}
 }
 
-// turn handles what has come, and returns whether the loop is to end. It
-// empties the epoll set, or wakes itself: an edge is never lost.
-func (l *loop) turn() bool {
-	begin := int64(time.Since(l.epoch))
-	l.now = begin
-	for {
-		n, err := unix.EpollWait(l.epfd, l.events[:], 0)
-		for i := range max(n, 0) {
-			l.dispatch(&l.events[i])
-		}
-		l.runReady(begin)
-		l.now = int64(time.Since(l.epoch))
-		l.expire()
-		switch {
-		case l.stopping:
-			return true
-		case len(l.ready) > 0 || n == len(l.events) && l.now-begin > turnTime || errors.Is(err, unix.EINTR):
-			l.wake()
-			return false
-		case n < len(l.events):
-			l.arm()
-			return false
-		}
+// poll takes what has come; where there is nothing, and nobody has more to do,
+// it waits. It looks before it waits, because a call that lasts costs a processor
+// that is given away and taken back.
+func (l *loop) poll() (n int, err error) {
+	n, err = unix.EpollWait(l.epfd, l.events[:], 0)
+	if n == 0 && err == nil && len(l.ready) == 0 {
+		n, err = unix.EpollWait(l.epfd, l.events[:], l.untilDue())
+		l.began = int64(time.Since(l.epoch))
+		l.now = l.began
+	}
+	if errors.Is(err, unix.EINTR) {
+		return 0, nil
+	}
+	return n, err
+}
+
+// turn handles n events, and those who had more to do.
+func (l *loop) turn(n int) {
+	for i := range n {
+		l.dispatch(&l.events[i])
+	}
+	l.runReady(l.began)
+	l.now = int64(time.Since(l.epoch))
+	l.expire()
+	if l.now-l.began > turnTime {
+		runtime.Gosched() // others have their turn
+		l.began = int64(time.Since(l.epoch))
+		l.now = l.began
 	}
 }
 
@@ -356,6 +349,5 @@ func (l *loop) closeAll() {
 		}
 	}
 	l.pipes.close()
-	_ = unix.Close(l.wakefd)
-	_ = l.poll.Close()
+	_, _ = unix.Close(l.wakefd), unix.Close(l.epfd)
 }

@@ -67,17 +67,17 @@ func (l *loop) fire(t *timer) {
 	t.fire(t)
 }
 
-// arm has the poller wake the loop for the first that will be due.
-func (l *loop) arm() {
-	var at int64
+// untilDue returns how many milliseconds it is until the first is due, and a
+// little more; -1 where nothing waits.
+func (l *loop) untilDue() int {
+	at := int64(0)
 	for _, q := range l.queues() {
 		if q.first != nil && (at == 0 || q.first.at < at) {
 			at = q.first.at
 		}
 	}
-	if at == 0 || l.armed != 0 && l.armed <= at+tick {
-		return
+	if at == 0 {
+		return -1
 	}
-	l.armed = max(at, l.now) + tick
-	_ = l.poll.SetReadDeadline(l.epoch.Add(time.Duration(l.armed)))
+	return int((max(at-l.now, 0) + tick) / int64(time.Millisecond))
 }
