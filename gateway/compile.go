@@ -157,7 +157,7 @@ func (c *compiler) plan() error {
 			}
 			c.add(part{status: st, source: from, list: policy.List{Name: l.Name, Role: policy.RoleBan, Ban: i, Signal: l.Signal, Answer: l.Answer, Embeds: l.Embeds, Zone: st.Format == parse.RPZ}})
 			last := len(c.parts) - 1
-			if missing && !c.stay(last, c.failure(last, fs.ErrNotExist)) {
+			if missing && !c.stay(last, c.failure(last, fmt.Errorf("list %s (%s): its last version is gone from the state folder: %w", l.Name, l.Source, fs.ErrNotExist))) {
 				st.Missing = true
 				c.parts, c.spec.Lists = c.parts[:last], c.spec.Lists[:last]
 				c.off = append(c.off, offList{last, st})

@@ -138,6 +138,8 @@ func judge(list *blocklists.List, r *parse.Report, was int, held string) error {
 	// rules of ABP), but not of 95 lines in 100.
 	case r.SkippedLines > 19*r.RuleLines:
 		return &refusal{reasonDialect, fmt.Sprintf("only %d of %d lines can be used as %s: is it really in that format?", r.RuleLines, r.RuleLines+r.SkippedLines, r.Format)}
+	case r.Skips[parse.SkipHTML] > 0:
+		return &refusal{parse.InputHTML, markupIn(r)}
 	case held != "":
 		return &refusal{reasonProtected, held}
 	case was > 0 && r.Rules > was && !feed.Growth.Allows(was, r.Rules-was):
@@ -146,4 +148,17 @@ func judge(list *blocklists.List, r *parse.Report, was int, held string) error {
 		return &refusal{reasonShrink, fmt.Sprintf("it has %d rules, the version in force %d: raise shrink for a while if that is meant", r.Rules, was)}
 	}
 	return nil
+}
+
+// markupIn says that there is a page in the list, such as of a server or a cache on
+// the way that failed before the end. No list that is in use has such lines.
+func markupIn(r *parse.Report) string {
+	at := ""
+	for _, e := range r.Examples {
+		if e.Reason == parse.SkipHTML {
+			at = fmt.Sprintf(", the first in line %d", e.Line)
+			break
+		}
+	}
+	return fmt.Sprintf("%d lines are markup%s: a web page is in it, perhaps an error message", r.Skips[parse.SkipHTML], at)
 }

@@ -262,6 +262,8 @@ var faults = []struct {
 	{"image", "type", serves([]byte(names(base, "bad.example")), "Content-Type", "image/png")},
 	{"HTML by its type", "type", serves([]byte("<html>"), "Content-Type", "text/html")},
 	{"HTML", "html", serves([]byte("# a comment\n<!DOCTYPE html><html><body>bad.example</body></html>\n"))},
+	{"an error page behind the list", "html", serves([]byte(names(base, "bad.example", "<html><body>502 Bad Gateway</body></html>")))},
+	{"all of co.uk", "protected", serves([]byte(names(base, "bad.example", "co.uk")))},
 	{"binary", "binary", serves(bytes.Repeat([]byte{1, 2, 3, 0}, 5000))},
 	{"archive", "archive", serves([]byte("PK\x03\x04 and so on"))},
 	{"another dialect", "dialect", serves([]byte(strings.ReplaceAll(names(base, "bad.example"), "n", "||n")))},

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weir-gateway/weir/blocklists"
+	"github.com/weir-gateway/weir/blocklists/parse"
 	"github.com/weir-gateway/weir/blocklists/source"
 	"github.com/weir-gateway/weir/gateway/admin"
 	"github.com/weir-gateway/weir/gateway/ledger"
@@ -103,7 +104,9 @@ func (f *fileGuard) verdict(rules int) *fileRefusal {
 	}
 	was := f.was.parts[f.index].status.Rules
 	r := &fileRefusal{list: f.p.status.Name, file: strings.TrimPrefix(f.p.source, "file:"), since: time.Now()}
-	switch {
+	switch now := f.p.status.Report; {
+	case now != nil && now.Skips[parse.SkipHTML] > 0 && !f.hadMarkup():
+		r.why = refusal{parse.InputHTML, markupIn(now)}
 	case f.held != "":
 		r.why = refusal{reasonProtected, f.held}
 	case rules > was && !fileGrowth.Allows(was, rules-was):
@@ -118,6 +121,12 @@ func (f *fileGuard) verdict(rules int) *fileRefusal {
 		Reason: r.why.reason, Message: r.why.msg,
 	}
 	return r
+}
+
+// hadMarkup reports whether the version in force has such lines already.
+func (f *fileGuard) hadMarkup() bool {
+	was := f.was.parts[f.index].status.Report
+	return was != nil && was.Skips[parse.SkipHTML] > 0
 }
 
 // refuseFiles notes which files are refused now, and says which are so newly.

@@ -123,6 +123,7 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 		g.close()
 		return nil, err
 	}
+	g.missRecord()
 	if g.keys, err = tsigKeys(cfg.RPZ.Keys); err != nil {
 		g.close()
 		return nil, err
@@ -435,9 +436,7 @@ func (g *Gateway) Status() Status {
 	if st.change.Held {
 		s.Held = st.change.Of
 	}
-	if e := g.counts.lastError.Load(); e != nil {
-		s.LastError = *e
-	}
+	s.LastError = g.lastError()
 	return s
 }
 

@@ -89,7 +89,7 @@ func (c collector) policy(e emitter) {
 	}
 	e.gauge("weir_policy_canary", "Whether a group goes ahead of all others, and which.", running, "group", canary)
 	ok := 1.0
-	if g.counts.lastError.Load() != nil {
+	if g.lastError() != "" {
 		ok = 0
 	}
 	e.gauge("weir_reload_last_successful", "Whether the latest reload succeeded.", ok)
@@ -309,7 +309,7 @@ func recordMetrics(e emitter, r *recorder) {
 		return
 	}
 	ok := 1.0
-	if r.bad.Load() {
+	if r.bad.Load() || r.damaged.Load() {
 		ok = 0
 	}
 	// The hash is there to be noted elsewhere: against it, a record that was cut

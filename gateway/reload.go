@@ -86,8 +86,8 @@ func (g *Gateway) reload(c change) error {
 	partial := g.reportPartial()
 	if partial == nil || !partial.broken {
 		g.counts.ok.Add(1)
-		g.counts.lastError.Store(nil)
 	}
+	g.counts.lastError.Store(nil)
 	st := g.state.Load()
 	g.log.Info("policy in force", "who", c.who, "why", c.why, "generation", st.generation, "rules", g.store.Load().Rules(), "took", st.took)
 	if partial != nil {

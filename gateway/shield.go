@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 
+	"golang.org/x/net/publicsuffix"
+
 	"github.com/weir-gateway/weir/blocklists"
 	"github.com/weir-gateway/weir/blocklists/parse"
 )
@@ -73,6 +75,24 @@ func (s *shield) cover(name string) {
 	}
 }
 
+// registries are how the names begin under which a country's registry gives out
+// those of everybody. Other public suffixes are small, and in lists that are in use.
+var registries = map[string]bool{
+	"ac": true, "co": true, "com": true, "edu": true, "gc": true, "go": true, "gob": true, "gouv": true, "gov": true,
+	"govt": true, "gv": true, "mil": true, "ne": true, "net": true, "or": true, "org": true,
+}
+
+// isRegistry reports whether a rule for all under a name is one for a country's
+// companies, authorities or universities (co.uk, gov.au).
+func isRegistry(name string) bool {
+	first, _, _ := strings.Cut(name, ".")
+	if !registries[first] {
+		return false
+	}
+	suffix, icann := publicsuffix.PublicSuffix(name)
+	return icann && suffix == name
+}
+
 // holds returns the name that the rule would hold back and must not, or "".
 func (s *shield) holds(r *blocklists.Rule, buf []blocklists.Match) (string, []blocklists.Match) {
 	if r.Action == blocklists.Allow || r.Name == "" || r.Path != "" {
@@ -83,6 +103,9 @@ func (s *shield) holds(r *blocklists.Rule, buf []blocklists.Match) (string, []bl
 		if r.Kind != blocklists.Exact || name == r.Name {
 			return name, buf
 		}
+	}
+	if r.Kind != blocklists.Exact && isRegistry(r.Name) {
+		return "all names under " + r.Name, buf
 	}
 	if r.Kind == blocklists.Under {
 		return "", buf

@@ -42,3 +42,25 @@ func TestNoShield(t *testing.T) {
 		t.Errorf("start: %v, want an error about protected", err)
 	}
 }
+
+// TestShieldRegistries: no update of a list may take all names of a country's
+// companies or authorities; what is small, or one name, may be meant.
+func TestShieldRegistries(t *testing.T) {
+	s, err := newShield(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{
+		"co.uk": true, "*.co.uk": true, "gov.au": true, "com.br": true, "ac.jp": true, "=co.uk": false, "shop.co.uk": false,
+		"game.tw": false, "duckdns.org": false, "net.example": false, "org.company.test": false,
+	} {
+		r, err := config.ParseRule(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Action = blocklists.Block
+		if got, _ := s.holds(&r, nil); (got != "") != want {
+			t.Errorf("%s: holds back %q, want something: %t", name, got, want)
+		}
+	}
+}

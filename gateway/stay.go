@@ -147,9 +147,7 @@ func (g *Gateway) reportPartial() *partialError {
 	}
 	bad := broken(files)
 	if bad != nil {
-		text := bad.Error()
 		g.counts.failed.Add(1)
-		g.counts.lastError.Store(&text)
 	}
 	var all []error
 	for _, r := range files {
@@ -159,6 +157,21 @@ func (g *Gateway) reportPartial() *partialError {
 		}
 	}
 	return &partialError{generation: g.state.Load().generation, broken: bad != nil, errs: errors.Join(all...)}
+}
+
+// lastError returns why the latest reload was refused, or what of it could not be
+// taken and still cannot; empty for nothing.
+func (g *Gateway) lastError() string {
+	if e := g.counts.lastError.Load(); e != nil {
+		return *e
+	}
+	g.feeds.mu.Lock()
+	files := g.feeds.files
+	g.feeds.mu.Unlock()
+	if err := broken(files); err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // broken returns what is wrong with those that nobody can approve, or nil.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weir-gateway/weir/blocklists/bans"
+	"github.com/weir-gateway/weir/blocklists/source"
 	"github.com/weir-gateway/weir/config"
 )
 
@@ -185,5 +186,58 @@ func TestRulesBesideABrokenList(t *testing.T) {
 	w.refused("html")
 	if status, text := w.as("op", http.MethodPost, "/v1/lists/own/approve", `"x"`, "", nil); status != http.StatusConflict || !strings.Contains(text, "own.txt right") {
 		t.Errorf("approve of a broken file: %d %s", status, text)
+	}
+}
+
+// TestPageInAFile: a file into which an error page has got is not taken as it is.
+func TestPageInAFile(t *testing.T) {
+	f := newStayWorld(t)
+	f.write("second.txt", "second.example\nthird.example\n<html><body>502 Bad Gateway</body></html>\n")
+	if err := f.Reload(t.Context()); !isPartial(err) || !strings.Contains(err.Error(), "1 lines are markup, the first in line 3") {
+		t.Errorf("Reload: %v", err)
+	}
+	if st := f.Status(); st.LastError != "" || f.rcode("second.example") != "NXDOMAIN" {
+		t.Errorf("it waits for approval: %q", st.LastError)
+	}
+}
+
+// TestCopyGone: a fetched list whose copy somebody has removed keeps its rules, and
+// is fetched again in full, whatever validators there were.
+func TestCopyGone(t *testing.T) {
+	o := newOrigin(t, false)
+	o.has(names(base))
+	f := newFeedFixture(t, o, "")
+	f.update()
+	if err := os.RemoveAll(filepath.Join(f.dir, "state", "feeds", "feed")); err != nil {
+		t.Fatal(err)
+	}
+	err := f.Reload(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "is gone from the state folder") || f.Status().LastError == "" {
+		t.Errorf("Reload: %v, last error %q", err, f.Status().LastError)
+	}
+	f.blocks("n0001.example")
+	if r := f.update(); r.Outcome == "failed" || !f.feeds.store.Has("feed", source.Good) || o.header.Load().Get("If-None-Match") != "" || f.Status().LastError != "" {
+		t.Errorf("fetched again: %+v, asked with %q, last error %q", r, o.header.Load().Get("If-None-Match"), f.Status().LastError)
+	}
+	f.blocks("n0001.example")
+}
+
+// TestFeedBesideABrokenFile: an update of a list is in force, whatever the files are
+// like.
+func TestFeedBesideABrokenFile(t *testing.T) {
+	o := newOrigin(t, false)
+	o.has(names(base))
+	f := newFeedFixture(t, o, "")
+	f.update()
+	f.write("own.txt", "<html>\n")
+	o.has(names(base, "fresh.example"))
+	if r := f.update(); r.Outcome != "updated" {
+		t.Errorf("%+v", r)
+	}
+	f.blocks("fresh.example")
+	f.blocks("banned.example")
+	f.write("own.txt", "banned.example\n")
+	if err := f.Reload(t.Context()); err != nil || f.Status().LastError != "" {
+		t.Errorf("put right: %v, last error %q", err, f.Status().LastError)
 	}
 }

@@ -157,7 +157,7 @@ func (f *Fetcher) fetch(ctx context.Context, cancel context.CancelCauseFunc, req
 		return Response{}, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	out := Response{Validators: Validators{ETag: resp.Header.Get("ETag"), LastModified: resp.Header.Get("Last-Modified")}}
+	out := Response{Validators: validators(resp.Header)}
 	if resp.StatusCode == http.StatusNotModified && asked {
 		out.NotModified, out.Validators = true, req.Validators
 		return out, nil
@@ -173,6 +173,20 @@ func (f *Fetcher) fetch(ctx context.Context, cancel context.CancelCauseFunc, req
 	}
 	out.Bytes, err = io.Copy(w, r)
 	return out, err
+}
+
+// maxValidator bounds what is sent back to a server: one that says more would refuse
+// the question, and the list would never be had again.
+const maxValidator = 1 << 10
+
+func validators(h http.Header) (v Validators) {
+	if tag := h.Get("ETag"); len(tag) <= maxValidator {
+		v.ETag = tag
+	}
+	if at := h.Get("Last-Modified"); len(at) <= maxValidator {
+		v.LastModified = at
+	}
+	return v
 }
 
 // checkHeader refuses what is not a list by what its header says.

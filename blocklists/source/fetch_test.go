@@ -416,3 +416,20 @@ func TestStore(t *testing.T) {
 		t.Errorf("after Remove: %v", err)
 	}
 }
+
+// TestFetchLongValidators: what a server says of a version is asked of it again, unless
+// it is so long that the server would refuse the question.
+func TestFetchLongValidators(t *testing.T) {
+	for _, size := range []int{1000, 60_000} {
+		tag := `"` + strings.Repeat("e", size) + `"`
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("ETag", tag)
+			_, _ = io.WriteString(w, "a.example\n")
+		}))
+		r, err := new(Fetcher).Fetch(t.Context(), Request{URL: s.URL}, io.Discard)
+		if err != nil || (r.ETag == tag) != (size == 1000) || len(r.ETag) > maxValidator {
+			t.Errorf("an ETag of %d bytes: %v, kept %d", size, err, len(r.ETag))
+		}
+		s.Close()
+	}
+}
