@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -22,16 +23,38 @@ const (
 
 // An ExemptionRequest asks for an exemption.
 type ExemptionRequest struct {
-	Ban         string       `json:"ban,omitempty"`
-	Name        string       `json:"name,omitempty"`  // instead of a ban: it and all under it, whatever holds it back
-	Device      netip.Prefix `json:"device,omitzero"` // one address, or a small network of one device
-	Group       string       `json:"group,omitempty"`
-	From        time.Time    `json:"from,omitzero"` // zero: as soon as it is approved
-	Until       time.Time    `json:"until"`
-	Ticket      string       `json:"ticket"`
-	Reason      string       `json:"reason"`
-	RequestedBy string       `json:"requested_by,omitempty"` // name of the person; empty: that of the credential
+	Ban         string    `json:"ban,omitempty"`
+	Name        string    `json:"name,omitempty"` // instead of a ban: it and all under it, whatever holds it back
+	Device      Device    `json:"device,omitzero"`
+	Group       string    `json:"group,omitempty"`
+	From        time.Time `json:"from,omitzero"` // zero: as soon as it is approved
+	Until       time.Time `json:"until"`
+	Ticket      string    `json:"ticket"`
+	Reason      string    `json:"reason"`
+	RequestedBy string    `json:"requested_by,omitempty"` // name of the person; empty: that of the credential
 }
+
+// A Device is one address, or a small network of one device: 10.8.0.7, or
+// 2001:db8:1:2::/64.
+type Device netip.Prefix
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Device) UnmarshalText(text []byte) error {
+	if a, err := netip.ParseAddr(string(text)); err == nil && a.Zone() == "" {
+		a = a.Unmap()
+		*d = Device(netip.PrefixFrom(a, a.BitLen()))
+		return nil
+	}
+	p, err := netip.ParsePrefix(string(text))
+	if err != nil {
+		return fmt.Errorf("device: want an address such as 10.8.0.7, got %q", text)
+	}
+	*d = Device(p)
+	return nil
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Device) MarshalText() ([]byte, error) { return netip.Prefix(d).MarshalText() }
 
 // An ExemptionDecision approves or revokes one.
 type ExemptionDecision struct {
@@ -146,7 +169,7 @@ func (g *Gateway) requestExemption(ctx context.Context, c *admin.Call) (any, err
 // newExemption makes one of a request.
 func (g *Gateway) newExemption(in *ExemptionRequest, by admin.Identity, now time.Time) (*Exemption, error) {
 	e := &Exemption{
-		ID: g.local.Load().nextID(), State: stateRequested, Ban: in.Ban, Device: in.Device, Group: in.Group, From: in.From, Until: in.Until,
+		ID: g.local.Load().nextID(), State: stateRequested, Ban: in.Ban, Device: netip.Prefix(in.Device), Group: in.Group, From: in.From, Until: in.Until,
 		Ticket: strings.TrimSpace(in.Ticket), Reason: strings.TrimSpace(in.Reason), Version: 1, Source: sourceAPI,
 	}
 	var err error

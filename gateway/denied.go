@@ -55,12 +55,18 @@ func (d *denials) see(x *admin.Denial, now time.Time) []ledger.Entry {
 		if k := &d.kinds[i]; k.entry == e {
 			k.more++
 			d.coalesced.Add(1)
+			if marks(k.more) {
+				out = append(out, k.again(d.began, " so far"))
+			}
 			return out
 		}
 	}
 	if len(d.kinds) == maxDenied {
 		d.others++
 		d.coalesced.Add(1)
+		if marks(d.others) {
+			out = append(out, d.several(" so far"))
+		}
 		return out
 	}
 	if len(d.kinds) == 0 {
@@ -88,18 +94,37 @@ func (d *denials) due(now time.Time) (out []ledger.Entry) {
 	}
 	for _, k := range d.kinds {
 		if k.more > 0 {
-			k.entry.Why = fmt.Sprintf("%d times more since %s; %s", k.more, d.began.UTC().Format(time.RFC3339), k.entry.Why)
-			out = append(out, k.entry)
+			out = append(out, k.again(d.began, ""))
 		}
 	}
 	if d.others > 0 {
-		out = append(out, ledger.Entry{
-			Who: "several", What: string(changeDenied), Object: "requests to the API",
-			Why: fmt.Sprintf("%d others since %s, too many for an entry each", d.others, d.began.UTC().Format(time.RFC3339)),
-		})
+		out = append(out, d.several(""))
 	}
 	d.kinds, d.others = nil, 0
 	return out
+}
+
+// marks reports whether so many are a power of ten, from ten on: those have an entry
+// at once, so that a kill leaves on the record how many there were about.
+func marks(n int) bool {
+	tens := 0
+	for ; n >= 10 && n%10 == 0; tens++ {
+		n /= 10
+	}
+	return n == 1 && tens > 0
+}
+
+func (k *deniedKind) again(began time.Time, sofar string) ledger.Entry {
+	e := k.entry
+	e.Why = fmt.Sprintf("%d times more%s since %s; %s", k.more, sofar, began.UTC().Format(time.RFC3339), e.Why)
+	return e
+}
+
+func (d *denials) several(sofar string) ledger.Entry {
+	return ledger.Entry{
+		Who: "several", What: string(changeDenied), Object: "requests to the API",
+		Why: fmt.Sprintf("%d others%s since %s, too many for an entry each", d.others, sofar, d.began.UTC().Format(time.RFC3339)),
+	}
 }
 
 // Other things that are no change of the policy, and are on the record.

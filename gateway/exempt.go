@@ -2,7 +2,9 @@ package gateway
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -83,27 +85,35 @@ const numberedPrefix = "W-"
 var exemptionFile = regexp.MustCompile(`^W-[1-9][0-9]{0,8}\.json$`)
 
 // readExemptions reads all of a folder, one file for each.
-func readExemptions(folder string) ([]*Exemption, error) {
+//
+// One that is damaged does not hold: it is no reason for a gateway not to start. Its
+// file stays where it is.
+func readExemptions(folder string) (all []*Exemption, damaged []error, last int, err error) {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
-		return nil, err
+		return nil, nil, 0, err
 	}
-	var all []*Exemption
 	for _, f := range entries {
 		if !exemptionFile.MatchString(f.Name()) {
 			continue
 		}
 		e := new(Exemption)
-		if err := readJSON(filepath.Join(folder, f.Name()), e); err != nil {
-			return nil, err
+		last = max(last, (&Exemption{ID: strings.TrimSuffix(f.Name(), ".json")}).number())
+		err := readJSON(filepath.Join(folder, f.Name()), e)
+		if _, ok := errors.AsType[*fs.PathError](err); ok {
+			return nil, nil, 0, err
 		}
-		if e.ID+".json" != f.Name() {
-			return nil, fmt.Errorf("%s holds exemption %q", f.Name(), e.ID)
+		if err == nil && e.ID+".json" != f.Name() {
+			err = fmt.Errorf("%s holds exemption %q", f.Name(), e.ID)
+		}
+		if err != nil {
+			damaged = append(damaged, err)
+			continue
 		}
 		all = append(all, e)
 	}
 	slices.SortFunc(all, func(a, b *Exemption) int { return cmp.Compare(a.number(), b.number()) })
-	return all, nil
+	return all, damaged, last, nil
 }
 
 // maxExemptions bounds how many are kept. Those that ended or were revoked
@@ -160,7 +170,7 @@ func (g *Gateway) keepExemption(e, gone *Exemption) error {
 // nextID is the id of the next exemption. Numbers are not used twice: what has
 // made room is older than what is there.
 func (l *local) nextID() string {
-	last := 0
+	last := l.lastID
 	for _, e := range l.exemptions {
 		last = max(last, e.number())
 	}

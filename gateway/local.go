@@ -12,6 +12,7 @@ import (
 	"github.com/weir-gateway/weir/blocklists"
 	"github.com/weir-gateway/weir/config"
 	"github.com/weir-gateway/weir/gateway/durable"
+	"github.com/weir-gateway/weir/gateway/ledger"
 	"github.com/weir-gateway/weir/gateway/policy"
 )
 
@@ -21,6 +22,8 @@ type local struct {
 	exemptions []*Exemption // by their numbers
 	rules      []*Rule      // by their numbers
 	numbered   int          // the last number of a rule
+	damaged    []error      // exemptions that cannot be read
+	lastID     int          // the last number of an exemption, of those too
 }
 
 // In the state folder.
@@ -29,8 +32,8 @@ const (
 	rulesFile        = "rules.json"
 )
 
-// loadLocal reads what is kept in the state folder. What cannot be read is an
-// error: an exemption that is lost is bad, a rule that is lost is worse.
+// loadLocal reads what is kept in the state folder. Rules that cannot be read are an
+// error, because nobody would notice what they do not hold back any more.
 func (g *Gateway) loadLocal() error {
 	g.local.Store(new(local))
 	if g.folder == nil {
@@ -51,19 +54,23 @@ func (g *Gateway) loadLocal() error {
 		return fmt.Errorf("state: %w", err)
 	}
 	g.local.Store(l)
+	for _, err := range l.damaged {
+		g.log.Error("an exemption is damaged and does not hold; put its file right, or request it anew", "error", err)
+		g.note(ledger.Entry{Who: whoGateway, What: "exemption damaged", Object: "exemptions", Why: err.Error()})
+	}
 	return g.uses.load(filepath.Join(folder, usesFile))
 }
 
 // readLocal reads what is kept in a state folder, and changes nothing there.
 func readLocal(path string) (l *local, err error) {
 	l = new(local)
-	l.exemptions, err = readExemptions(filepath.Join(path, exemptionsFolder))
+	l.exemptions, l.damaged, l.lastID, err = readExemptions(filepath.Join(path, exemptionsFolder))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	var kept keptRules
 	if err := readJSON(filepath.Join(path, rulesFile), &kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return nil, fmt.Errorf("%w: take the file from a backup, or remove it and add the rules anew (weir audit has them)", err)
 	}
 	l.rules, l.numbered = kept.Rules, kept.Numbered
 	for _, r := range l.rules {

@@ -22,7 +22,8 @@ type recorder struct {
 	ledger  *ledger.Ledger // nil for none
 	denials denials
 	failed  atomic.Uint64
-	bad     atomic.Bool // the latest entry was not kept, or the ledger was tampered with
+	bad     atomic.Bool // the latest entry was not kept
+	damaged atomic.Bool // the ledger was tampered with before this start
 }
 
 // openLedger opens the record of changes in the state folder, and says what it
@@ -41,7 +42,7 @@ func (g *Gateway) openLedger() error {
 		g.log.Warn("the record of changes ended within a line, as after a crash; that end is set aside", "file", torn)
 	}
 	if damaged != nil {
-		g.record.bad.Store(true)
+		g.record.damaged.Store(true)
 		g.log.Error("the record of changes does not verify; it goes on in a new file. See weir audit verify", "error", damaged)
 	}
 	return nil
@@ -107,4 +108,17 @@ func digestOf(v any) string {
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])
+}
+
+// missRecord says where the record of changes is not what it must be: there were
+// generations, and nothing is on it.
+func (g *Gateway) missRecord() {
+	if h := g.record.head(); h == nil || h.Seq > 0 || g.gens.store == nil || g.gens.store.Next() == 1 {
+		return
+	}
+	g.record.damaged.Store(true)
+	last := g.gens.store.Next() - 1
+	g.log.Error("the record of changes is gone, and begins anew: somebody has taken it away", "last generation", last)
+	g.note(ledger.Entry{Who: whoGateway, What: "record missing", Object: "record of changes", Generation: last,
+		Why: "there are generations, and nothing was on the record"})
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
 	"text/tabwriter"
@@ -67,8 +66,8 @@ func exemptAdd(c *cli.Context) error {
 	}
 	var err error
 	if s := c.String("device"); s != "" {
-		if in.Device, err = parseDevice(s); err != nil {
-			return err
+		if err = in.Device.UnmarshalText([]byte(s)); err != nil {
+			return fmt.Errorf("--%w", err)
 		}
 	}
 	now := time.Now()
@@ -89,18 +88,6 @@ func exemptAdd(c *cli.Context) error {
 		return err
 	}
 	return sayExemption(c, &e, "; another person approves it with weir exempt approve "+e.ID)
-}
-
-func parseDevice(s string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
-		a = a.Unmap()
-		return netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return p, fmt.Errorf("--device: want an address such as 10.8.0.7, got %q", s)
-	}
-	return p, nil
 }
 
 // parseMoment reads a date, to which days are added so that an end includes its
