@@ -64,7 +64,7 @@ type fileGuard struct {
 }
 
 // guard returns the guard of a list, nil for one that has none: that is no ban's, no
-// file, new, not changed, or approved as it is.
+// file, new, or not changed.
 func (c *compiler) guard(i int) (*fileGuard, error) {
 	p := &c.parts[i]
 	j, ok := c.before(i)
@@ -73,10 +73,6 @@ func (c *compiler) guard(i int) (*fileGuard, error) {
 	}
 	now, old := look(p.source), &c.copies.was.parts[j]
 	if now == old.read && old.at.Sub(now.since()) >= racy {
-		return nil, nil
-	}
-	// Another version of the program may find other rules in the same bytes.
-	if sum := sourceDigest(p.source); sum != "" && (sum == c.copies.approved[p.status.Name] || sum == old.status.Digest) {
 		return nil, nil
 	}
 	sh, err := newShield(c.cfg.Protected)
@@ -116,8 +112,13 @@ func (f *fileGuard) verdict(rules int) *fileRefusal {
 	default:
 		return nil
 	}
+	// Not before: a long file takes longer than all else that an edit does.
+	sum := sourceDigest(f.p.source)
+	if sum != "" && (sum == f.c.copies.approved[r.list] || sum == f.was.parts[f.index].status.Digest) {
+		return nil // approved as it is; or another version of the program finds other rules in it
+	}
 	r.held = source.Copy{
-		SHA256: sourceDigest(f.p.source), Bytes: f.p.read.Size, Rules: rules, Fetched: f.p.read.ModTime,
+		SHA256: sum, Bytes: f.p.read.Size, Rules: rules, Fetched: f.p.read.ModTime,
 		Reason: r.why.reason, Message: r.why.msg,
 	}
 	return r
