@@ -32,7 +32,7 @@ type Config struct {
 	RPZ         RPZ
 	Bans        []blocklists.Ban
 	Allow       []blocklists.Rule // the operator's allow rules; Line is the line in File
-	Protected   []blocklists.Rule // further protected names, beside the built-in ones
+	Protected   []blocklists.Rule // further protected names, beside the built-in ones, and networks
 	Groups      []Group
 	Exemptions  []Exemption
 	// MaxExemption is how long an exemption may last, where its ban

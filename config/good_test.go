@@ -311,6 +311,7 @@ func TestFull(t *testing.T) {
 		},
 		Protected: []blocklists.Rule{
 			{Kind: blocklists.Under, Action: blocklists.Allow, Name: "emergency.example.org", Line: lineOf(t, "examples/full.yml", "protected: ")},
+			{Kind: blocklists.Prefix, Action: blocklists.Allow, Prefix: netip.MustParsePrefix("198.51.100.0/28"), Line: lineOf(t, "examples/full.yml", "protected: ")},
 		},
 		Groups: []Group{
 			{Name: "executives", Devices: prefixes("10.8.0.0/24", "2001:db8:8::/64")},

@@ -111,7 +111,7 @@ func (d *decoder) config(c *Config, skip func(key string) bool) {
 		"rpz":           func(v value) { v.rpz(&c.RPZ) },
 		"bans":          set(&c.Bans, listOf(value.banEntry)),
 		"allow":         set(&c.Allow, listOf(value.allowRule)),
-		"protected":     set(&c.Protected, listOf(value.allowRule)),
+		"protected":     set(&c.Protected, listOf(value.protectedRule)),
 		"groups":        set(&c.Groups, listOf(value.group)),
 		"max_exemption": set(&c.MaxExemption, value.term),
 		"exemptions":    set(&c.Exemptions, listOf(value.exemption)),

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/weir-gateway/weir/blocklists"
@@ -10,6 +11,27 @@ import (
 
 // allowRule returns an allow rule for names, in the spelling of ParseRule.
 func (v value) allowRule() (blocklists.Rule, bool) { return v.rule(ParseRule) }
+
+// protectedRule is allowRule, or one for an address or a network.
+func (v value) protectedRule() (blocklists.Rule, bool) {
+	_, err := netip.ParseAddr(v.n.Value)
+	if err != nil && !looksLikeNetwork(v.n.Value) {
+		return v.allowRule()
+	}
+	p, ok := v.prefix()
+	if ok && p.Bits() == 0 {
+		v.fail("%s is all addresses; name the networks that must be reached", quote(v.n.Value))
+		ok = false
+	}
+	return blocklists.Rule{Kind: blocklists.Prefix, Action: blocklists.Allow, Prefix: p, Line: v.n.Line}, ok
+}
+
+// looksLikeNetwork reports whether an address stands before a slash.
+func looksLikeNetwork(s string) bool {
+	at, _, slash := strings.Cut(s, "/")
+	_, err := netip.ParseAddr(at)
+	return slash && err == nil
+}
 
 func (v value) rule(parse func(string) (blocklists.Rule, error)) (blocklists.Rule, bool) {
 	s, ok := v.text()
@@ -67,6 +89,9 @@ func (d *decoder) checkRules(key string, rules []blocklists.Rule) {
 		return
 	}
 	at.unique(len(rules), func(i int) any {
+		if rules[i].Prefix.IsValid() {
+			return rules[i].Prefix.String()
+		}
 		if rules[i].Name == "" {
 			return ""
 		}

@@ -236,5 +236,8 @@ func (g *Gateway) HeldFeed(name string) (*FeedVersion, error) {
 			return f.version(name, source.Held, fd.held), nil
 		}
 	}
+	if slices.ContainsFunc(f.g.state.Load().lists, func(l ListStatus) bool { return l.Name == name && l.Source != protectedSource }) {
+		return nil, fmt.Errorf("%s: %w", name, ErrNotHeld)
+	}
 	return nil, fmt.Errorf("%s: %w", name, ErrNoFeed)
 }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"golang.org/x/net/publicsuffix"
@@ -28,6 +29,7 @@ var wellKnown = []string{
 type shield struct {
 	protected *blocklists.Set // what lies under or is a protected name
 	above     map[string]string
+	prefixes  []netip.Prefix // of the configuration
 }
 
 // newShield makes the shield of the built-in protected names and of those of the
@@ -38,6 +40,9 @@ func newShield(own []blocklists.Rule) (*shield, error) {
 	var b blocklists.Builder
 	s := &shield{above: make(map[string]string)}
 	add := func(r blocklists.Rule) error {
+		if r.Kind == blocklists.Prefix {
+			s.prefixes = append(s.prefixes, r.Prefix)
+		}
 		if r.Name == "" {
 			return nil
 		}
@@ -95,6 +100,13 @@ func isRegistry(name string) bool {
 
 // holds returns the name that the rule would hold back and must not, or "".
 func (s *shield) holds(r *blocklists.Rule, buf []blocklists.Match) (string, []blocklists.Match) {
+	if r.Kind == blocklists.Prefix && r.Action != blocklists.Allow {
+		for _, p := range s.prefixes {
+			if p.Overlaps(r.Prefix) {
+				return p.String(), buf
+			}
+		}
+	}
 	if r.Action == blocklists.Allow || r.Name == "" || r.Path != "" {
 		return "", buf
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -149,7 +150,11 @@ func printFeeds(w io.Writer, lists []gateway.ListStatus) error {
 		if f == nil {
 			continue
 		}
-		say("feed %s: %s, checked %s, fetched %s, next %s\n", l.Name, f.State, moment(f.Checked), moment(f.Fetched), moment(f.Next))
+		if strings.HasPrefix(l.Source, "file:") { // it is looked at all the time
+			say("file %s: %s\n", l.Name, f.State)
+		} else {
+			say("feed %s: %s, checked %s, fetched %s, next %s\n", l.Name, f.State, moment(f.Checked), moment(f.Fetched), moment(f.Next))
+		}
 		if f.Error != "" {
 			say("  %d failed, the latest at %s: %s: %s\n", f.Failures, moment(f.Failed), f.Reason, f.Error)
 		}

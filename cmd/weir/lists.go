@@ -246,7 +246,7 @@ func listsStatus(c *cli.Context) error {
 		err = printCanary(c.App.Writer, r.Canary)
 	}
 	if err == nil && r.LastError != "" {
-		_, err = fmt.Fprintf(c.App.Writer, "the latest reload was rejected: %s\n", r.LastError)
+		_, err = fmt.Fprintf(c.App.Writer, "the latest reload was rejected, whole or in part: %s\n", r.LastError)
 	}
 	return errors.Join(err, printFeeds(c.App.Writer, r.Lists))
 }

@@ -27,31 +27,63 @@ func RangeOf(p netip.Prefix) Range {
 // Banned returns, for each ban, the addresses that its lists block: what Addr
 // says of an address under that ban alone, as ranges in order that neither
 // touch nor overlap. It is for whoever must decide without asking, such as a
-// packet filter. It knows nothing of the ban's times and exemptions (see
+// packet filter. What the operator's lists let through, and the protected ones, is
+// in none. It knows nothing of the ban's times and exemptions (see
 // Spared) nor of addresses that embed another (see blocklists.EmbeddedIPv4).
 func (s *Snapshot) Banned() [][]Range {
 	sweeps := make([]sweeper, len(s.spec.Lists))
 	speaks := make([]blocklists.Rule, len(s.spec.Lists)) // for its prefix, of those so far
 	for m := range s.spec.Set.Prefixes() {
-		if s.spec.Lists[m.List].Role != RoleBan {
-			continue
-		}
 		if r := &speaks[m.List]; r.Prefix != m.Rule.Prefix {
-			sweeps[m.List].rule(r)
+			sweeps[m.List].rule(r, s.spec.Lists[m.List].Role)
 			*r = m.Rule
 		} else if outranks(&m.Rule, r) {
 			*r = m.Rule
 		}
 	}
+	var permitted []Range
 	out := make([][]Range, len(s.spec.Bans))
 	for i := range sweeps {
-		if l := &s.spec.Lists[i]; l.Role == RoleBan {
-			sweeps[i].rule(&speaks[i])
+		l := &s.spec.Lists[i]
+		if sweeps[i].rule(&speaks[i], l.Role); l.Role == RoleBan {
 			out[l.Ban] = append(out[l.Ban], sweeps[i].end()...)
+		} else {
+			permitted = append(permitted, sweeps[i].end()...)
 		}
 	}
+	permitted = JoinRanges(permitted)
 	for i := range out {
-		out[i] = JoinRanges(out[i])
+		out[i] = without(JoinRanges(out[i]), permitted)
+	}
+	return out
+}
+
+// without returns the ranges but for what is in others. Both are as JoinRanges
+// leaves them.
+func without(rs, others []Range) []Range {
+	if len(others) == 0 {
+		return rs
+	}
+	var out []Range
+	for _, r := range rs {
+		for len(others) > 0 && others[0].Last.Less(r.First) {
+			others = others[1:]
+		}
+		for _, o := range others {
+			if r.Last.Less(o.First) {
+				break
+			}
+			if r.First.Less(o.First) {
+				out = append(out, Range{r.First, o.First.Prev()})
+			}
+			if r.First = o.Last.Next(); !r.First.IsValid() || r.Last.Less(r.First) {
+				r = Range{}
+				break
+			}
+		}
+		if r.First.IsValid() {
+			out = append(out, r)
+		}
 	}
 	return out
 }
@@ -143,11 +175,18 @@ type layer struct {
 	from     netip.Addr // the first address that nothing inside has decided yet
 }
 
-// rule adds what the rule says of its prefix; the zero Rule says nothing.
-func (w *sweeper) rule(r *blocklists.Rule) {
-	if r.Prefix.IsValid() {
-		w.add(r.Prefix, r.Action == blocklists.Block && r.Mode != blocklists.TCPOnly, r.Priority)
+// rule adds what the rule says of its prefix, in a list of that role: whether it
+// blocks, or in one that only lets through whether it does. The zero Rule says
+// nothing.
+func (w *sweeper) rule(r *blocklists.Rule, of Role) {
+	if !r.Prefix.IsValid() {
+		return
 	}
+	yes := r.Action == blocklists.Allow
+	if of == RoleBan {
+		yes = r.Action == blocklists.Block && r.Mode != blocklists.TCPOnly
+	}
+	w.add(r.Prefix, yes, r.Priority)
 }
 
 // add takes the next prefix, which is another one than those before. A higher
