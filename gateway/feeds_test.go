@@ -240,53 +240,58 @@ func serves(body []byte, headers ...string) http.HandlerFunc {
 	}
 }
 
-// faults are all ways in which an update goes wrong; each would hold back
-// bad.example if it were taken.
-var faults = []struct {
+// A fault is a way in which an update goes wrong.
+type fault struct {
 	name, reason string
 	does         http.HandlerFunc
-}{
-	{"404", "status", http.NotFound},
-	{"500", "status", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }},
-	{"hang", "timeout", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
-	{"slow drip", "timeout", func(w http.ResponseWriter, r *http.Request) {
-		for i := 0; r.Context().Err() == nil; i++ {
-			_, _ = io.WriteString(w, names(base, "bad.example")[i:i+1])
-			_ = http.NewResponseController(w).Flush()
-			time.Sleep(20 * time.Millisecond)
-		}
-	}},
-	{"short of its length", "truncated", serves([]byte(names(base, "bad.example")), "Content-Length", "1000000")},
-	{"gzip cut off", "truncated", serves(gzipped(names(base, "bad.example"))[:4000], "Content-Encoding", "gzip")},
-	{"packed file cut off", "truncated", serves(gzipped(names(base, "bad.example"))[:4000], "Content-Type", "application/gzip")},
-	{"image", "type", serves([]byte(names(base, "bad.example")), "Content-Type", "image/png")},
-	{"HTML by its type", "type", serves([]byte("<html>"), "Content-Type", "text/html")},
-	{"HTML", "html", serves([]byte("# a comment\n<!DOCTYPE html><html><body>bad.example</body></html>\n"))},
-	{"an error page behind the list", "html", serves([]byte(names(base, "bad.example", "<html><body>502 Bad Gateway</body></html>")))},
-	{"all of co.uk", "protected", serves([]byte(names(base, "bad.example", "co.uk")))},
-	{"binary", "binary", serves(bytes.Repeat([]byte{1, 2, 3, 0}, 5000))},
-	{"archive", "archive", serves([]byte("PK\x03\x04 and so on"))},
-	{"another dialect", "dialect", serves([]byte(strings.ReplaceAll(names(base, "bad.example"), "n", "||n")))},
-	{"nothing", "dialect", serves(nil)},
-	{"gzip bomb", "bomb", serves(gzipped(strings.Repeat("bad.example\n", 1<<20)), "Content-Encoding", "gzip")},
-	{"packed file that is a bomb", "bomb", serves(gzipped(strings.Repeat("bad.example\n", 1<<20)))},
-	{"too large", "size", serves([]byte(strings.Repeat("# a comment on bad.example\n", 1<<17)))},
-	{"10x growth", "growth", serves([]byte(names(10*base, "bad.example")))},
-	{"90 % shrink", "shrink", serves([]byte(names(base/10, "bad.example")))},
-	{"redirect to a private address", "address", func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, "http://10.0.0.1/", http.StatusFound)
-	}},
-	{"redirect to another port here", "address", func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
-	}},
-	{"redirects without end", "redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }},
-	{"google.com", "protected", serves([]byte(names(base, "bad.example", "google.com")))},
-	{"all of com", "dialect", serves([]byte("com\n"))},
-	{"under a protected name", "protected", serves([]byte(names(base, "bad.example", "intranet.gc.ca")))},
-	{"a name of the configuration", "protected", serves([]byte(names(base, "bad.example", "precious.example")))},
-	{"above a protected name", "protected", serves([]byte(names(base, "bad.example", "*.apple.com")))},
-	{"against the vectors", "vectors", serves([]byte(names(base, "bad.example", "innocent.example")))},
-	{"without what must be blocked", "vectors", serves([]byte(strings.Replace(names(base, "bad.example"), "n0001.", "m0001.", 1)))},
+}
+
+// faults are all of them; each would hold back bad.example if it were taken. No
+// variable: the processes that TestKill starts would make it too, each time.
+func faults() []fault {
+	return []fault{
+		{"404", "status", http.NotFound},
+		{"500", "status", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }},
+		{"hang", "timeout", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
+		{"slow drip", "timeout", func(w http.ResponseWriter, r *http.Request) {
+			for i := 0; r.Context().Err() == nil; i++ {
+				_, _ = io.WriteString(w, names(base, "bad.example")[i:i+1])
+				_ = http.NewResponseController(w).Flush()
+				time.Sleep(20 * time.Millisecond)
+			}
+		}},
+		{"short of its length", "truncated", serves([]byte(names(base, "bad.example")), "Content-Length", "1000000")},
+		{"gzip cut off", "truncated", serves(gzipped(names(base, "bad.example"))[:4000], "Content-Encoding", "gzip")},
+		{"packed file cut off", "truncated", serves(gzipped(names(base, "bad.example"))[:4000], "Content-Type", "application/gzip")},
+		{"image", "type", serves([]byte(names(base, "bad.example")), "Content-Type", "image/png")},
+		{"HTML by its type", "type", serves([]byte("<html>"), "Content-Type", "text/html")},
+		{"HTML", "html", serves([]byte("# a comment\n<!DOCTYPE html><html><body>bad.example</body></html>\n"))},
+		{"an error page behind the list", "html", serves([]byte(names(base, "bad.example", "<html><body>502 Bad Gateway</body></html>")))},
+		{"all of co.uk", "protected", serves([]byte(names(base, "bad.example", "co.uk")))},
+		{"binary", "binary", serves(bytes.Repeat([]byte{1, 2, 3, 0}, 5000))},
+		{"archive", "archive", serves([]byte("PK\x03\x04 and so on"))},
+		{"another dialect", "dialect", serves([]byte(strings.ReplaceAll(names(base, "bad.example"), "n", "||n")))},
+		{"nothing", "dialect", serves(nil)},
+		{"gzip bomb", "bomb", serves(gzipped(strings.Repeat("bad.example\n", 1<<20)), "Content-Encoding", "gzip")},
+		{"packed file that is a bomb", "bomb", serves(gzipped(strings.Repeat("bad.example\n", 1<<20)))},
+		{"too large", "size", serves([]byte(strings.Repeat("# a comment on bad.example\n", 1<<17)))},
+		{"10x growth", "growth", serves([]byte(names(10*base, "bad.example")))},
+		{"90 % shrink", "shrink", serves([]byte(names(base/10, "bad.example")))},
+		{"redirect to a private address", "address", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://10.0.0.1/", http.StatusFound)
+		}},
+		{"redirect to another port here", "address", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
+		}},
+		{"redirects without end", "redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }},
+		{"google.com", "protected", serves([]byte(names(base, "bad.example", "google.com")))},
+		{"all of com", "dialect", serves([]byte("com\n"))},
+		{"under a protected name", "protected", serves([]byte(names(base, "bad.example", "intranet.gc.ca")))},
+		{"a name of the configuration", "protected", serves([]byte(names(base, "bad.example", "precious.example")))},
+		{"above a protected name", "protected", serves([]byte(names(base, "bad.example", "*.apple.com")))},
+		{"against the vectors", "vectors", serves([]byte(names(base, "bad.example", "innocent.example")))},
+		{"without what must be blocked", "vectors", serves([]byte(strings.Replace(names(base, "bad.example"), "n0001.", "m0001.", 1)))},
+	}
 }
 
 // TestFeedFaults: whatever goes wrong with an update, the version in force stays
@@ -300,7 +305,7 @@ func TestFeedFaults(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	f.blocks("x.n0001.example")
-	for i, tt := range faults {
+	for i, tt := range faults() {
 		t.Run(tt.name, func(t *testing.T) {
 			f.t = t
 			defer func() { f.t = nil }()

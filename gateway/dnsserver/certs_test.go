@@ -153,7 +153,7 @@ func TestCertificateReload(t *testing.T) {
 		if _, err := c.Write(frame(pack(t, query("wechat.com", dns.TypeA)))); err != nil {
 			t.Fatal(err)
 		}
-		if m := readFrame(t, c, secs(5)); m == nil || m.Rcode != dns.RcodeNameError {
+		if m := readFrame(t, c, secs(30)); m == nil || m.Rcode != dns.RcodeNameError {
 			t.Errorf("got %v, want NXDOMAIN", m)
 		}
 	}

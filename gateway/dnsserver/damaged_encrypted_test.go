@@ -26,7 +26,7 @@ func TestDamagedPacketsEncrypted(t *testing.T) {
 	const packets = 10_000
 	// The client of HTTP/3 leaves a connection behind, open, on which a request was
 	// cut off; those end when they are idle.
-	r, ca := startAll(t, "", Options{MaxTCPPerClient: 2000, MaxConns: 2000, IdleEncrypted: secs(2)})
+	r, ca := startAll(t, "", Options{MaxTCPPerClient: 2000, MaxConns: 2000, IdleEncrypted: secs(4)})
 	all := seeds(t)
 	web := webClients(t, ca)
 	for name, damage := range map[string]damager{

@@ -86,11 +86,11 @@ func TestDamagedPackets(t *testing.T) {
 			if _, err := c.Write(mutant(rnd, all)); err != nil {
 				t.Fatal(err)
 			}
-			if i%64 == 0 {
-				time.Sleep(time.Millisecond)
+			if i%64 == 0 { // or a busy machine loses some before they are read
+				eventually(t, "the packets are received", func() bool { return r.Stats().UDP > uint64(i) })
 			}
 		}
-		eventually(t, "every packet is received", func() bool { return r.Stats().UDP >= packets*9/10 && r.Stats().Inflight == 0 })
+		eventually(t, "every packet is received", func() bool { return r.Stats().UDP >= packets && r.Stats().Inflight == 0 })
 		close(stop)
 		_ = c.SetReadDeadline(time.Now())
 		wg.Wait()
@@ -159,7 +159,7 @@ func damagedConnection(t *testing.T, c net.Conn, rnd *rand.Rand, all [][]byte) {
 	}
 	_ = c.(interface{ CloseWrite() error }).CloseWrite()
 	for {
-		m := readFrame(t, c, secs(10))
+		m := readFrame(t, c, secs(30))
 		if m == nil {
 			return
 		}

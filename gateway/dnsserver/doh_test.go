@@ -46,9 +46,9 @@ func webClients(tb testing.TB, ca *testCA) map[string]*http.Client {
 		_ = h3.Close()
 	})
 	return map[string]*http.Client{
-		"HTTP/1.1": {Transport: h1, Timeout: secs(10)},
-		"HTTP/2.0": {Transport: h2, Timeout: secs(10)},
-		"HTTP/3.0": {Transport: h3, Timeout: secs(10)},
+		"HTTP/1.1": {Transport: h1, Timeout: secs(30)},
+		"HTTP/2.0": {Transport: h2, Timeout: secs(30)},
+		"HTTP/3.0": {Transport: h3, Timeout: secs(30)},
 	}
 }
 

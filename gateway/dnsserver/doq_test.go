@@ -17,7 +17,7 @@ import (
 
 func dialDoQ(tb testing.TB, r *rig, ca *testCA) *quic.Conn {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), secs(10))
+	ctx, cancel := context.WithTimeout(context.Background(), secs(30))
 	defer cancel()
 	c, err := quic.DialAddr(ctx, r.DoQAddrs()[0].String(), ca.client("doq"), &quic.Config{MaxIdleTimeout: time.Minute})
 	if err != nil {
@@ -38,7 +38,7 @@ func sendDoQ(tb testing.TB, c *quic.Conn, p []byte) *quic.Stream {
 		tb.Fatal(err)
 	}
 	_ = s.Close()
-	_ = s.SetReadDeadline(time.Now().Add(secs(10)))
+	_ = s.SetReadDeadline(time.Now().Add(secs(30)))
 	return s
 }
 
@@ -150,7 +150,7 @@ func TestDoQSlowStream(t *testing.T) {
 	if _, err := s.Write(doqQuery(t, "wechat.com", dns.TypeA)); err != nil { // and no FIN
 		t.Fatal(err)
 	}
-	_ = s.SetReadDeadline(time.Now().Add(secs(10)))
+	_ = s.SetReadDeadline(time.Now().Add(secs(30)))
 	if _, err := readDoQ(s); err == nil || !strings.Contains(err.Error(), "canceled by remote") {
 		t.Errorf("a stream without end: %v", err)
 	}
@@ -261,7 +261,7 @@ func TestDoQNoEarlyData(t *testing.T) {
 	cfg := ca.client("doq")
 	cfg.ClientSessionCache = tls.NewLRUClientSessionCache(4)
 	for i := range 2 {
-		ctx, cancel := context.WithTimeout(context.Background(), secs(10))
+		ctx, cancel := context.WithTimeout(context.Background(), secs(30))
 		c, err := quic.DialAddrEarly(ctx, r.DoQAddrs()[0].String(), cfg, nil)
 		if err != nil {
 			t.Fatal(err)

@@ -74,7 +74,7 @@ func TestKdigDoT(t *testing.T) {
 // Go's own client, which sends no ALPN, as RFC 7858 clients may.
 func TestDoTClient(t *testing.T) {
 	r, ca := startDoT(t, zones, Options{})
-	c := dns.Client{Net: "tcp-tls", TLSConfig: ca.client(), Timeout: secs(10)}
+	c := dns.Client{Net: "tcp-tls", TLSConfig: ca.client(), Timeout: secs(30)}
 	m, _, err := c.Exchange(edns(query("wechat.com", dns.TypeA), 1232), r.DoTAddrs()[0].String())
 	if err != nil || m.Rcode != dns.RcodeNameError || edeOf(m) == nil {
 		t.Errorf("%v, %v; want NXDOMAIN with EDE", m, err)
@@ -97,11 +97,11 @@ func TestDoTPipelining(t *testing.T) {
 	if _, err := c.Write(all); err != nil {
 		t.Fatal(err)
 	}
-	if m := readFrame(t, c, secs(5)); m == nil || m.Id != 1 {
+	if m := readFrame(t, c, secs(30)); m == nil || m.Id != 1 {
 		t.Errorf("first answer %v, want that of the second question", m)
 	}
 	close(r.up.gate)
-	if m := readFrame(t, c, secs(5)); m == nil || m.Id != 0 {
+	if m := readFrame(t, c, secs(30)); m == nil || m.Id != 0 {
 		t.Errorf("second answer %v, want that of the first question", m)
 	}
 }
@@ -145,7 +145,7 @@ func TestPadding(t *testing.T) {
 
 func readRaw(t *testing.T, c net.Conn) []byte {
 	t.Helper()
-	_ = c.SetReadDeadline(time.Now().Add(secs(10)))
+	_ = c.SetReadDeadline(time.Now().Add(secs(30)))
 	var head [2]byte
 	if _, err := io.ReadFull(c, head[:]); err != nil {
 		t.Fatal(err)
@@ -169,7 +169,7 @@ func TestKeepalive(t *testing.T) {
 		if _, err := c.Write(frame(pack(t, q))); err != nil {
 			t.Fatal(err)
 		}
-		m := readFrame(t, c, secs(5))
+		m := readFrame(t, c, secs(30))
 		if m == nil || m.IsEdns0() == nil || len(m.IsEdns0().Option) != 1 {
 			t.Fatalf("got %v, want an option", m)
 		}
@@ -198,7 +198,7 @@ func TestDoTHandshakes(t *testing.T) {
 	if _, err := plain.Write(frame(pack(t, query("wechat.com", dns.TypeA)))); err != nil {
 		t.Fatal(err)
 	}
-	if !closedWithin(plain, secs(5)) || !closedWithin(silent, secs(5)) {
+	if !closedWithin(plain, secs(30)) || !closedWithin(silent, secs(30)) {
 		t.Error("what speaks no TLS keeps its connection")
 	}
 	if _, err := tls.Dial("tcp", addr, ca.client("h2")); err == nil {
@@ -225,7 +225,7 @@ func TestDoTLimits(t *testing.T) {
 	if _, err := tls.Dial("tcp", r.DoTAddrs()[0].String(), ca.client("dot")); err == nil {
 		t.Error("a third connection of one client")
 	}
-	if _, err := tcp.Write(frame(pack(t, query("wechat.com", dns.TypeA)))); err != nil || readFrame(t, tcp, secs(5)) == nil {
+	if _, err := tcp.Write(frame(pack(t, query("wechat.com", dns.TypeA)))); err != nil || readFrame(t, tcp, secs(30)) == nil {
 		t.Error("connections over DoT take the place of one over TCP")
 	}
 	if st := r.Stats(); st.ConnsDoT != 2 || st.Conns != 1 || st.Dropped["tcp_client_limit"] != 1 {

@@ -252,7 +252,7 @@ func TestWriteErrorCostsOne(t *testing.T) {
 	var replies []byte
 	buf := make([]byte, 16)
 	for range 2 {
-		_ = got.SetReadDeadline(time.Now().Add(secs(5)))
+		_ = got.SetReadDeadline(time.Now().Add(secs(30)))
 		n, _, err := got.ReadFrom(buf)
 		if err != nil {
 			t.Fatal(err)

@@ -91,7 +91,7 @@ func TestFloodOnConnections(t *testing.T) {
 			if _, err := overTLS.Write(frame(p)); err != nil {
 				t.Fatal(err)
 			}
-			if m := readFrame(t, overTLS, secs(5)); m == nil || m.Rcode != dns.RcodeSuccess {
+			if m := readFrame(t, overTLS, secs(30)); m == nil || m.Rcode != dns.RcodeSuccess {
 				t.Fatalf("%v, want the answer", m)
 			}
 		}, func(stop <-chan struct{}) (sent int) {

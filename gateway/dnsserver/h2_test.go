@@ -72,7 +72,7 @@ func (c *rawH2) ask(stream uint32, p []byte) error {
 
 // until reads frames until one is as wanted; nil is the end of the connection.
 func (c *rawH2) until(want func(http2.Frame) bool) http2.Frame {
-	_ = c.conn.SetReadDeadline(time.Now().Add(secs(10)))
+	_ = c.conn.SetReadDeadline(time.Now().Add(secs(30)))
 	for {
 		f, err := c.ReadFrame()
 		if err != nil {
@@ -297,7 +297,7 @@ func TestH2Malformed(t *testing.T) {
 
 // Who takes no replies, or does not send what was announced, is not waited for.
 func TestH2Stalls(t *testing.T) {
-	r, ca := startAll(t, zones, Options{ReadTimeout: 300 * time.Millisecond, WriteTimeout: 300 * time.Millisecond})
+	r, ca := startAll(t, zones, Options{ReadTimeout: secs(1), WriteTimeout: secs(1)})
 	c := r.rawH2(t, ca, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
 	c.must(c.ask(1, pack(t, query("wechat.com", dns.TypeA))))
 	if c.ended(); r.Stats().Dropped["write_error"] != 1 {

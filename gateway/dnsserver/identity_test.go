@@ -70,13 +70,13 @@ func TestIdentities(t *testing.T) {
 			return c
 		}
 		c := dialTLS(t, r.DoTAddrs()[0].String(), cfg("dot"))
-		if _, err := c.Write(frame(pack(t, query("wechat.com", dns.TypeA)))); err != nil || readFrame(t, c, secs(5)) == nil {
+		if _, err := c.Write(frame(pack(t, query("wechat.com", dns.TypeA)))); err != nil || readFrame(t, c, secs(30)) == nil {
 			t.Fatalf("%s: no answer over DoT: %v", label, err)
 		}
 		if got := r.device(t); got != tc.want {
 			t.Errorf("%s over DoT: %s, want %s", label, got, tc.want)
 		}
-		h := &http.Client{Transport: &http.Transport{TLSClientConfig: cfg(), ForceAttemptHTTP2: true}, Timeout: secs(10)}
+		h := &http.Client{Transport: &http.Transport{TLSClientConfig: cfg(), ForceAttemptHTTP2: true}, Timeout: secs(30)}
 		url := "https://" + r.DoHAddrs()[0].String() + tc.path
 		resp, m := webAsk(t, h, request(t, "POST", url, pack(t, query("wechat.com", dns.TypeA))))
 		h.CloseIdleConnections()
@@ -98,7 +98,7 @@ func TestIdentities(t *testing.T) {
 	c, err := tls.Dial("tcp", r.DoTAddrs()[0].String(), bad)
 	if err == nil { // with TLS 1.3 the client hears of it later
 		_, _ = c.Write(frame(pack(t, query("wechat.com", dns.TypeA))))
-		if m := readFrame(t, c, secs(5)); m != nil {
+		if m := readFrame(t, c, secs(30)); m != nil {
 			t.Errorf("a foreign certificate: %v", m)
 		}
 		_ = c.Close()
@@ -126,7 +126,7 @@ func TestIdentitiesChange(t *testing.T) {
 		case "127.0.0.1":
 			r.SetIdentities(nil)
 		}
-		if _, err := c.Write(frame(pack(t, query("wechat.com", dns.TypeA)))); err != nil || readFrame(t, c, secs(5)) == nil {
+		if _, err := c.Write(frame(pack(t, query("wechat.com", dns.TypeA)))); err != nil || readFrame(t, c, secs(30)) == nil {
 			t.Fatal("no answer")
 		}
 		if got := r.device(t); got != want {

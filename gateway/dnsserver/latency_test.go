@@ -40,6 +40,9 @@ func TestLatency(t *testing.T) {
 			r.ask(t, network, query("good.example", dns.TypeANY))
 		}
 		go func() {
+			for r.Stats().Inflight == 0 {
+				time.Sleep(time.Millisecond)
+			}
 			time.Sleep(300 * time.Millisecond)
 			close(r.up.gate)
 		}()

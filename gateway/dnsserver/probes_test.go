@@ -97,7 +97,7 @@ func (r *rig) exchange(t *testing.T, network string, p []byte) *dns.Msg {
 		t.Fatal(err)
 	}
 	if network == "tcp" {
-		return readFrame(t, c, secs(5))
+		return readFrame(t, c, secs(30))
 	}
 	return readPacket(t, c)
 }

@@ -117,7 +117,7 @@ func TestProxied(t *testing.T) {
 		for range 3 { // the limit of each client is none of the load balancer's
 			c = dial("tcp", "127.0.0.9", r.addr)
 			_, _ = c.Write(append(header("10.8.0.8"), frame(q)...))
-			if readFrame(t, c, secs(10)) == nil {
+			if readFrame(t, c, secs(30)) == nil {
 				t.Fatal("no answer over TCP")
 			}
 			blocked("tcp", "10.8.0.8")
@@ -125,12 +125,12 @@ func TestProxied(t *testing.T) {
 		c = dial("tcp", "127.0.0.9", r.DoTAddrs()[0].String())
 		_, _ = c.Write(header("10.8.0.9"))
 		s := tls.Client(c, ca.client("dot"))
-		if _, err := s.Write(frame(q)); err != nil || readFrame(t, s, secs(10)) == nil {
+		if _, err := s.Write(frame(q)); err != nil || readFrame(t, s, secs(30)) == nil {
 			t.Fatalf("no answer over DoT: %v", err)
 		}
 		blocked("dot", "10.8.0.9")
 
-		h := &http.Client{Timeout: secs(10), Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: ca.client(), DialContext: func(_ context.Context, network, addr string) (net.Conn, error) {
+		h := &http.Client{Timeout: secs(30), Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: ca.client(), DialContext: func(_ context.Context, network, addr string) (net.Conn, error) {
 			c := dialFrom(t, network, "127.0.0.9", addr)
 			_, err := c.Write(header("10.8.0.10"))
 			return c, err
@@ -146,7 +146,7 @@ func TestProxied(t *testing.T) {
 		for _, addr := range []string{r.addr, r.DoTAddrs()[0].String(), r.DoHAddrs()[0].String()} {
 			c = dial("tcp", "127.0.0.9", addr)
 			_, _ = c.Write(append(frame(q), make([]byte, 64)...))
-			if !closedWithin(c, secs(10)) {
+			if !closedWithin(c, secs(30)) {
 				t.Errorf("%s: a load balancer without a header is served", addr)
 			}
 		}
@@ -158,7 +158,7 @@ func TestProxied(t *testing.T) {
 		}
 		c = dial("tcp", "127.0.0.2", r.addr)
 		_, _ = c.Write(append(header("10.8.0.7"), frame(q)...))
-		if m := readFrame(t, c, secs(10)); m != nil && m.Rcode != dns.RcodeNotImplemented && m.Rcode != dns.RcodeFormatError {
+		if m := readFrame(t, c, secs(30)); m != nil && m.Rcode != dns.RcodeNotImplemented && m.Rcode != dns.RcodeFormatError {
 			t.Errorf("a header from a stranger over TCP: %v", m)
 		}
 		if recs := r.audit.take(); len(recs) != 0 {

@@ -83,7 +83,7 @@ func TestPrefetchedIsJudged(t *testing.T) {
 			if m := ask(); m.Rcode != dns.RcodeSuccess || len(m.Answer) != 2 {
 				t.Fatalf("%v", m)
 			}
-			return r.up.count("alias.example") == 2
+			return r.up.count("alias.example") > 1
 		})
 		list := bans()
 		list[0].rules = append(list[0].rules, suffix("flip.example")...)

@@ -37,7 +37,7 @@ func TestPipelining(t *testing.T) {
 	}
 	got := map[uint16]int{}
 	for range 3 { // the slow ones do not hold the others up
-		m := readFrame(t, c, secs(5))
+		m := readFrame(t, c, secs(30))
 		if m == nil {
 			t.Fatal("no answer while a slow question waits")
 		}
@@ -49,7 +49,7 @@ func TestPipelining(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if m := readFrame(t, c, secs(5)); m != nil {
+		if m := readFrame(t, c, secs(30)); m != nil {
 			got[m.Id] = m.Rcode
 		}
 	}
@@ -58,7 +58,7 @@ func TestPipelining(t *testing.T) {
 			t.Errorf("%s: rcode %d (answered: %v), want %d", names[i], rcode, ok, want)
 		}
 	}
-	if !closedWithin(c, secs(5)) {
+	if !closedWithin(c, secs(30)) {
 		t.Error("the connection stays open after its end")
 	}
 }
@@ -72,7 +72,7 @@ func TestByteByByte(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	if m := readFrame(t, c, secs(5)); m == nil || m.Rcode != dns.RcodeNameError {
+	if m := readFrame(t, c, secs(30)); m == nil || m.Rcode != dns.RcodeNameError {
 		t.Errorf("got %v, want NXDOMAIN", m)
 	}
 }
@@ -91,35 +91,36 @@ func TestLargestMessage(t *testing.T) {
 	if _, err := c.Write(frame(p)); err != nil {
 		t.Fatal(err)
 	}
-	if m := readFrame(t, c, secs(5)); m == nil || m.Rcode != dns.RcodeNameError {
+	if m := readFrame(t, c, secs(30)); m == nil || m.Rcode != dns.RcodeNameError {
 		t.Errorf("got %v, want NXDOMAIN", m)
 	}
 }
 
 func TestIdle(t *testing.T) {
-	r := start(t, "", Options{Idle: 200 * time.Millisecond})
+	const idle = time.Second
+	r := start(t, "", Options{Idle: idle})
 	c := r.dial(t, "tcp")
 	// Questions keep it open, and an open one does however long it takes.
-	for range 4 {
-		time.Sleep(100 * time.Millisecond)
+	for range 6 {
+		time.Sleep(idle / 5)
 		if _, err := c.Write(frame(pack(t, query("wechat.com", dns.TypeA)))); err != nil {
 			t.Fatal(err)
 		}
-		if readFrame(t, c, secs(5)) == nil {
+		if readFrame(t, c, secs(30)) == nil {
 			t.Fatal("closed while in use")
 		}
 	}
 	if _, err := c.Write(frame(pack(t, query("a.slow.example", dns.TypeA)))); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(600 * time.Millisecond)
+	time.Sleep(idle + idle/5)
 	close(r.up.gate)
-	if readFrame(t, c, secs(5)) == nil {
+	if readFrame(t, c, secs(30)) == nil {
 		t.Fatal("closed while a question was open")
 	}
 	begin := time.Now()
-	if !closedWithin(c, secs(5)) || time.Since(begin) < 100*time.Millisecond {
-		t.Errorf("idle connection closed after %v, want about 200 ms", time.Since(begin))
+	if !closedWithin(c, secs(30)) || time.Since(begin) < idle/2 {
+		t.Errorf("idle connection closed after %v, want about %v", time.Since(begin), idle)
 	}
 	if got := r.Stats().Dropped["tcp_idle"]; got != 1 {
 		t.Errorf("%d idle connections counted, want 1", got)
@@ -137,7 +138,7 @@ func TestSlowClient(t *testing.T) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	if !closedWithin(c, secs(5)) || time.Since(begin) > secs(3) {
+	if !closedWithin(c, secs(30)) || time.Since(begin) > secs(20) {
 		t.Error("a message that never ends keeps the connection")
 	}
 	if got := r.Stats().Dropped["tcp_slow"]; got != 1 {
@@ -161,7 +162,7 @@ func TestBadFraming(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = c.(*net.TCPConn).CloseWrite()
-		_ = c.SetReadDeadline(time.Now().Add(secs(5)))
+		_ = c.SetReadDeadline(time.Now().Add(secs(30)))
 		got, err := io.ReadAll(c)
 		var timeout net.Error
 		if len(got) > 0 && label != "not DNS" || errors.As(err, &timeout) && timeout.Timeout() {
@@ -196,7 +197,7 @@ func TestConnectionLimits(t *testing.T) {
 	for i, c := range open {
 		in := i < 3 || i == 5 || i == 6
 		_, err := c.Write(frame(pack(t, query("wechat.com", dns.TypeA))))
-		if answered := err == nil && readFrame(t, c, secs(5)) != nil; answered != in {
+		if answered := err == nil && readFrame(t, c, secs(30)) != nil; answered != in {
 			t.Errorf("connection %d answered %v, want %v", i, answered, in)
 		}
 	}
@@ -204,7 +205,7 @@ func TestConnectionLimits(t *testing.T) {
 	eventually(t, "one has left", func() bool { return r.Stats().Conns == 4 })
 	from("127.0.0.1", 1)
 	c := open[len(open)-1]
-	if _, err := c.Write(frame(pack(t, query("wechat.com", dns.TypeA)))); err != nil || readFrame(t, c, secs(5)) == nil {
+	if _, err := c.Write(frame(pack(t, query("wechat.com", dns.TypeA)))); err != nil || readFrame(t, c, secs(30)) == nil {
 		t.Error("the place of a closed connection is not free again")
 	}
 }

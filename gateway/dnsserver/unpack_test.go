@@ -42,7 +42,7 @@ func TestMalformed(t *testing.T) {
 				}
 				var m *dns.Msg
 				if network == "tcp" {
-					m = readFrame(t, c, secs(5))
+					m = readFrame(t, c, secs(30))
 				} else {
 					m = readPacket(t, c)
 				}

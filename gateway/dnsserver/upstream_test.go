@@ -137,7 +137,7 @@ func (u *upstream) count(name string) int {
 func (u *upstream) resolver(tb testing.TB) *resolver.Resolver {
 	tb.Helper()
 	r, err := resolver.New(resolver.Options{
-		Upstreams: []*url.URL{{Scheme: "udp", Host: u.addr.String()}}, CacheEntries: 1000,
+		Upstreams: []*url.URL{{Scheme: "udp", Host: u.addr.String()}}, CacheEntries: 1000, Timeout: secs(20),
 	})
 	if err != nil {
 		tb.Fatal(err)

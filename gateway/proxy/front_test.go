@@ -219,7 +219,7 @@ func TestParseHead(t *testing.T) {
 // pieces it comes.
 func TestGateRefuses(t *testing.T) {
 	o := httpOrigin(t, func(w http.ResponseWriter, r *http.Request) {})
-	h := start(t, []uint16{o.port}, func(o *Options) { o.HeaderTimeout = 300 * time.Millisecond; o.MaxHeaderBytes = 8 << 10 })
+	h := start(t, []uint16{o.port}, func(o *Options) { o.HeaderTimeout = time.Second; o.MaxHeaderBytes = 8 << 10 })
 	good := fmt.Sprintf("GET http://ok.example:%d/ HTTP/1.1\r\nHost: ok.example:%d\r\n\r\n", o.port, o.port)
 	for _, tc := range []struct {
 		name, bytes string

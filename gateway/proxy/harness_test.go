@@ -217,11 +217,10 @@ func start(tb testing.TB, ports []uint16, edit func(*Options)) *harness {
 	go func() { h.done <- h.s.Serve(ctx) }()
 	tb.Cleanup(func() {
 		h.stop()
-		for range 200 {
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 			if runtime.NumGoroutine() <= goroutines {
 				return
 			}
-			time.Sleep(10 * time.Millisecond)
 		}
 		buf := make([]byte, 1<<20)
 		stacks := string(buf[:runtime.Stack(buf, true)])
@@ -243,7 +242,7 @@ func (h *harness) stop() {
 		if err != nil {
 			h.tb.Errorf("Serve: %v", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		h.tb.Error("Serve does not end")
 	}
 	h.done = nil
@@ -265,7 +264,7 @@ func dialRaw(tb testing.TB, addr string) *raw {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	return &raw{c.(*net.TCPConn), tb, bufio.NewReader(c)}
 }
 
@@ -360,7 +359,7 @@ func rawOrigin(tb testing.TB, f func(c *net.TCPConn, br *bufio.Reader)) *origin 
 			}
 			wg.Go(func() {
 				defer func() { _ = c.Close() }()
-				_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+				_ = c.SetDeadline(time.Now().Add(time.Minute))
 				f(c.(*net.TCPConn), bufio.NewReader(c))
 			})
 		}
@@ -371,11 +370,9 @@ func rawOrigin(tb testing.TB, f func(c *net.TCPConn, br *bufio.Reader)) *origin 
 // eventually waits for a condition that another goroutine makes true.
 func eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	for range 500 {
-		if ok() {
-			return
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			tb.Fatalf("not within a minute: %s", what)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
-	tb.Fatalf("never: %s", what)
 }

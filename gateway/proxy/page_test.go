@@ -87,10 +87,10 @@ func TestExemptionDoesNotLeak(t *testing.T) {
 	if err := b.Add(0, blocklists.Rule{Kind: blocklists.Suffix, Action: blocklists.Block, Name: "tiktok.com", Line: 1}); err != nil {
 		t.Fatal(err)
 	}
-	ban := testBan
+	ban, until := testBan, time.Now().Add(2*time.Second)
 	snap, err := policy.NewSnapshot(policy.Spec{
 		Generation: 2, Set: b.Build(), Bans: []*blocklists.Ban{&ban}, Lists: []policy.List{{Name: "tiktok", Role: policy.RoleBan}}, Hello: anyHello,
-		Exemptions: []policy.Exemption{{ID: "EX-1", Ban: ban.ID, Device: netip.MustParsePrefix("127.0.0.1/32"), Until: time.Now().Add(500 * time.Millisecond)}},
+		Exemptions: []policy.Exemption{{ID: "EX-1", Ban: ban.ID, Device: netip.MustParsePrefix("127.0.0.1/32"), Until: until}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +101,7 @@ func TestExemptionDoesNotLeak(t *testing.T) {
 		t.Errorf("exempt: %s", resp.Status)
 	}
 	tunnel := h.connect(fmt.Sprintf("tiktok.com:%d", o.port), "no TLS")
-	time.Sleep(600 * time.Millisecond)
+	time.Sleep(time.Until(until))
 	if resp, _ := c.get("tiktok.com", o, ""); resp.StatusCode != 403 {
 		t.Errorf("afterwards, on the same connection: %s", resp.Status)
 	}

@@ -100,6 +100,7 @@ func TestPoolUnsolicited(t *testing.T) {
 		"its end":   {"", 30 * time.Millisecond},
 		"some junk": {"x", 30 * time.Millisecond},
 	} {
+		said := make(chan struct{}, 2) // all that the origin has to say, of each connection
 		o := rawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
 			if _, err := http.ReadRequest(br); err != nil {
 				return
@@ -111,13 +112,15 @@ func TestPoolUnsolicited(t *testing.T) {
 				time.Sleep(extra.late)
 				_, _ = io.WriteString(c, extra.bytes)
 			}
-			if extra.bytes != "" {
-				_, _ = io.Copy(io.Discard, br)
+			if extra.bytes == "" {
+				_ = c.Close()
 			}
+			said <- struct{}{}
+			_, _ = io.Copy(io.Discard, br)
 		})
 		h := start(t, []uint16{o.port}, nil)
 		h.getOK(h.dial(), "ok.example", o)
-		time.Sleep(2*extra.late + 20*time.Millisecond)
+		<-said
 		h.getOK(h.dial(), "ok.example", o)
 		if n := o.accepted(); n != 2 {
 			t.Errorf("%s: %d connections, want a new one for the second request", name, n)

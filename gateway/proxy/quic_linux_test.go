@@ -129,7 +129,7 @@ func dialQUIC(tr *quic.Transport, addr, name string, v quic.Version, protocols .
 // ask sends bytes on a new stream and returns where the server is, and whether
 // it repeated them.
 func ask(c *quic.Conn, send []byte) (at string, same bool, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	s, err := c.OpenStreamSync(ctx)
 	if err != nil {
@@ -185,7 +185,7 @@ func TestQUIC(t *testing.T) {
 				if !wasRefused(err) {
 					t.Errorf("%s at %s, %v: %v, want a refusal", c.name, c.addr, v, err)
 				}
-				if took > time.Second {
+				if took > 4*time.Second {
 					t.Errorf("%s at %s, %v: refused after %v", c.name, c.addr, v, took)
 				}
 			} else if err != nil {
@@ -209,13 +209,11 @@ func TestQUIC(t *testing.T) {
 
 func waitFor(t *testing.T, ok func() bool) {
 	t.Helper()
-	for range 1000 {
-		if ok() {
-			return
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("waited for a minute in vain")
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatal("waited for 10 s in vain")
 }
 
 // TestQUICBulk: what is let through is not changed, and counted.
@@ -345,7 +343,7 @@ func TestQUICNobody(t *testing.T) {
 	for _, addr := range []string{"198.51.100.80", "2001:db8:80::80"} {
 		began := time.Now()
 		_, err := dialQUIC(w.quicSocket(), addr, "site.example", quic.Version1)
-		if took := time.Since(began); !wasRefused(err) || took > time.Second {
+		if took := time.Since(began); !wasRefused(err) || took > 4*time.Second {
 			t.Errorf("%s: %v after %v", addr, err, took)
 		}
 	}

@@ -245,7 +245,7 @@ func clientHello(tb testing.TB, name string) []byte {
 		_ = tls.Client(a, &tls.Config{ServerName: name, InsecureSkipVerify: true}).Handshake()
 	}()
 	buf := make([]byte, 4096)
-	_ = b.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = b.SetReadDeadline(time.Now().Add(time.Minute))
 	n, err := b.Read(buf)
 	if err != nil {
 		tb.Fatal(err)
@@ -334,7 +334,7 @@ func TestTransparentUnknown(t *testing.T) {
 			_ = c.Close()
 		}
 	}()
-	h := w.start(func(o *Options) { o.PeekTimeout = 300 * time.Millisecond })
+	h := w.start(func(o *Options) { o.PeekTimeout = time.Second })
 	w.divert("tproxy")
 	talk := func(first string) (string, error) {
 		c := w.dial("198.51.100.80:2222")
@@ -454,7 +454,7 @@ func TestTransparentCut(t *testing.T) {
 			return ok
 		})
 	}
-	if d := time.Since(begin); d > time.Second {
+	if d := time.Since(begin); d > 10*time.Second {
 		t.Errorf("cut after %v", d)
 	}
 	stays.send("still there")
@@ -548,7 +548,7 @@ func TestTransparentDropped(t *testing.T) {
 		t.Fatal(err, out)
 	}
 	eventually(t, "first connection is gone", func() bool { return h.s.Stats().Conns == 0 })
-	files, goroutines := openFiles(t), proxyGoroutines()
+	before, files, goroutines := h.s.Stats().Accepted, openFiles(t), proxyGoroutines()
 	hello := clientHello(t, "site.example")
 	begins := []string{"", "G", "GET / HTTP/1.1\r\nHost: si", string(hello[:1]), string(hello[:len(hello)/2]), "\x16\xf1", string(hello), "SSH-"}
 	for round := range 20 {
@@ -565,7 +565,9 @@ func TestTransparentDropped(t *testing.T) {
 			_ = c.Close()
 		}
 		// Or the next hundred may be too many at once.
-		eventually(t, "most are seen to be gone", func() bool { return h.s.TransparentStats().Peeking < 40 })
+		eventually(t, "all are seen, and most to be gone", func() bool {
+			return h.s.Stats().Accepted >= before+uint64(100*(round+1)) && h.s.TransparentStats().Peeking < 40
+		})
 	}
 	eventually(t, "all connections are gone", func() bool {
 		st := h.s.Stats()
@@ -671,7 +673,7 @@ func TestTransparentDrain(t *testing.T) {
 	eventually(t, "all are there", func() bool { return h.s.TransparentStats().Peeking == 2 && h.s.Stats().Conns == 4 })
 	begin := time.Now()
 	h.stop()
-	if d := time.Since(begin); d < 400*time.Millisecond || d > 3*time.Second {
+	if d := time.Since(begin); d < 400*time.Millisecond || d > 20*time.Second {
 		t.Errorf("Serve ended after %v, want the time to drain", d)
 	}
 	for what, c := range map[string]*raw{"silent": silent, "half": half, "idle": idle, "tunnel": tunnel} {
@@ -692,7 +694,7 @@ func TestTransparentHello(t *testing.T) {
 		return
 	}
 	w.trap(443)
-	h := w.start(func(o *Options) { o.PeekTimeout = 300 * time.Millisecond })
+	h := w.start(func(o *Options) { o.PeekTimeout = time.Second })
 	w.divert("redirect")
 	hello := clientHello(t, "site.example")
 	for _, rules := range []policy.HelloPolicy{{}, {Missing: policy.Report, Malformed: policy.Report, Timeout: policy.Report}} {

@@ -31,7 +31,7 @@ func knownNames(t *testing.T, f corpus.Misdeed) {
 	const n = 1000
 	c, clk := corpus.NewCulprit(t, 30), newClock()
 	r := openAt(t, Options{Upstreams: udp(t, c.Addr), CacheEntries: 2 * n, MaxInFlight: 2 * n,
-		Stale: Stale{time.Hour, 250 * time.Millisecond}, Timeout: 2 * time.Second}, clk.now, portDNS)
+		Stale: Stale{time.Hour, 250 * time.Millisecond}, Timeout: 2 * time.Second, late: lateAfter}, clk.now, portDNS)
 	askRight(t, r, n)
 	clk.move(time.Minute)
 	c.Do(f)
@@ -78,9 +78,19 @@ func isRight(t *testing.T, r *Resolver, name string) bool {
 // anotherUpstream asks for new names while the first of two upstreams has the
 // fault.
 func anotherUpstream(t *testing.T, f corpus.Misdeed) {
+	limit := 300*time.Millisecond + slack
+	if f.Name == "lossy" {
+		limit += lateAfter // the query to the other upstream may wait for its budget
+	}
+	within(t, limit, func() time.Duration { return failOver(t, f) })
+}
+
+// failOver returns how long the slowest of many questions takes, all of which
+// must be answered.
+func failOver(t *testing.T, f corpus.Misdeed) time.Duration {
 	const n = 60
 	bad, good := corpus.NewCulprit(t, 30), corpus.NewCulprit(t, 30)
-	r := open(t, Options{Upstreams: udp(t, bad.Addr, good.Addr)})
+	r := open(t, Options{Upstreams: udp(t, bad.Addr, good.Addr), late: lateAfter})
 	isRight(t, r, "first.example")
 	bad.Do(f)
 	took := make([]time.Duration, n)
@@ -99,13 +109,7 @@ func anotherUpstream(t *testing.T, f corpus.Misdeed) {
 	wg.Wait()
 	slices.Sort(took)
 	t.Logf("p50 %v, slowest %v", took[n/2].Round(time.Millisecond), took[n-1].Round(time.Millisecond))
-	limit := 300*time.Millisecond + slack
-	if f.Name == "lossy" {
-		limit += lateAfter // the query to the other upstream may wait for its budget
-	}
-	if took[n-1] > limit {
-		t.Errorf("a question took %v, want at most 300 ms", took[n-1])
-	}
+	return took[n-1]
 }
 
 // TestPoison: what comes along with a right answer is not believed, and what was

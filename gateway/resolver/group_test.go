@@ -53,13 +53,17 @@ func TestFailover(t *testing.T) {
 		{"referral", func() netip.AddrPort { return listen(t, referral(t)) }, 300 * time.Millisecond, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r := open(t, Options{Upstreams: udp(t, tt.first(), listen(t, good)), Timeout: time.Second})
-			start := time.Now()
-			a := resolve(t, r, "www.example", dns.TypeA)
-			wantTexts(t, "answer", a.Reply(question("www.example", dns.TypeA)).Answer, wwwA)
-			if d := time.Since(start); d > tt.atmost || d < tt.atleast {
-				t.Errorf("it took %v, want %v to %v", d, tt.atleast, tt.atmost)
-			}
+			within(t, tt.atmost, func() time.Duration {
+				r := open(t, Options{Upstreams: udp(t, tt.first(), listen(t, good)), late: lateAfter})
+				start := time.Now()
+				a := resolve(t, r, "www.example", dns.TypeA)
+				d := time.Since(start)
+				wantTexts(t, "answer", a.Reply(question("www.example", dns.TypeA)).Answer, wwwA)
+				if d < tt.atleast {
+					t.Errorf("it took %v, want %v at least", d, tt.atleast)
+				}
+				return d
+			})
 		})
 	}
 }
@@ -175,7 +179,7 @@ func TestBreaker(t *testing.T) {
 // until waits for the condition.
 func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); {
+	for end := time.Now().Add(time.Minute); !ok(); {
 		if time.Now().After(end) {
 			t.Fatalf("%s did not come", what)
 		}

@@ -88,16 +88,17 @@ func TestFailoverUnderLoad(t *testing.T) {
 		}
 		return inner(q)
 	}
-	r := open(t, Options{Upstreams: udp(t, listen(t, first), listen(t, second))})
-	resolve(t, r, "www.example", dns.TypeA)
-	dead.Store(true)
-	took := askMany(t, r, 300)
-	if worst := took[len(took)-1]; worst > 300*time.Millisecond+slack {
-		t.Errorf("failover took %v, want at most 300 ms", worst)
-	}
-	if st := r.Stats(); st.Upstreams[0].Healthy || st.Upstreams[1].Queries < 300 {
-		t.Errorf("%+v", st.Upstreams)
-	}
+	within(t, 300*time.Millisecond+slack, func() time.Duration {
+		r := open(t, Options{Upstreams: udp(t, listen(t, first), listen(t, second)), late: lateAfter})
+		dead.Store(false)
+		resolve(t, r, "www.example", dns.TypeA)
+		dead.Store(true)
+		took := askMany(t, r, 300)
+		if st := r.Stats(); st.Upstreams[0].Healthy || st.Upstreams[1].Queries < 300 {
+			t.Errorf("%+v", st.Upstreams)
+		}
+		return took[len(took)-1]
+	})
 }
 
 // slack is what a machine with other work may add.
@@ -135,7 +136,7 @@ func TestHedge(t *testing.T) {
 		return fast
 	}
 	p99 := func(s Strategy, zones ...*zone) time.Duration {
-		o := Options{Strategy: s}
+		o := Options{Strategy: s, late: lateAfter}
 		for _, z := range zones {
 			o.Upstreams = append(o.Upstreams, udp(t, listen(t, z))...)
 		}
@@ -187,7 +188,7 @@ func askPaced(t testing.TB, r *Resolver, n int) []time.Duration {
 func TestHedgeBudget(t *testing.T) {
 	const n = 300
 	zones := []*zone{delayed(t, fixed(450*time.Millisecond)), delayed(t, fixed(450*time.Millisecond))}
-	r := open(t, Options{Strategy: Fastest, Upstreams: udp(t, listen(t, zones[0]), listen(t, zones[1]))})
+	r := open(t, Options{Strategy: Fastest, Upstreams: udp(t, listen(t, zones[0]), listen(t, zones[1])), late: lateAfter})
 	askMany(t, r, n)
 	sent := zones[0].queries.Load() + zones[1].queries.Load()
 	// Those asked before it was known that both are slow change over in vain.
@@ -212,16 +213,16 @@ func TestDeadStream(t *testing.T) {
 		for readQuery(c) != nil {
 		}
 	})
-	r := open(t, Options{Upstreams: upstreams(t, "tcp://"+addr.String(), "udp://"+listen(t, records(t, anyA)).String()), backoff: time.Hour})
+	r := open(t, Options{Upstreams: upstreams(t, "tcp://"+addr.String(), "udp://"+listen(t, records(t, anyA)).String()), backoff: time.Hour, late: lateAfter})
 	until(t, "the breaker", func() bool {
 		resolve(t, r, "www.example", dns.TypeA)
 		return !r.Stats().Upstreams[0].Healthy
 	})
-	start := time.Now()
-	resolve(t, r, "www.example", dns.TypeA)
-	if d := time.Since(start); d >= lateAfter {
-		t.Errorf("a question waits %v for an upstream that is down", d)
-	}
+	within(t, lateAfter-1, func() time.Duration { // does not wait for the one that is down
+		start := time.Now()
+		resolve(t, r, "www.example", dns.TypeA)
+		return time.Since(start)
+	})
 }
 
 // TestBudget counts.
@@ -260,7 +261,7 @@ func TestBudget(t *testing.T) {
 // takes, or that it is silent.
 func TestLoserTeaches(t *testing.T) {
 	slow, fast := delayed(t, fixed(60*time.Millisecond)), records(t, anyA)
-	r := open(t, Options{Strategy: Parallel, Upstreams: udp(t, listen(t, slow), listen(t, fast), listen(t, silent()))})
+	r := open(t, Options{Strategy: Parallel, Upstreams: udp(t, listen(t, slow), listen(t, fast), listen(t, silent())), late: lateAfter})
 	for range failLimit {
 		resolve(t, r, "www.example", dns.TypeA)
 	}
@@ -275,7 +276,7 @@ func TestLoserTeaches(t *testing.T) {
 
 // TestNoRaceAfterClose: nothing is asked of a closed resolver, and waiting ends.
 func TestNoRaceAfterClose(t *testing.T) {
-	r := open(t, Options{Upstreams: udp(t, listen(t, silent()))})
+	r := open(t, Options{Upstreams: udp(t, listen(t, silent())), Timeout: time.Minute})
 	done := make(chan error, 1)
 	go func() {
 		_, err := r.Resolve(context.Background(), question("www.example", dns.TypeA))
@@ -284,7 +285,7 @@ func TestNoRaceAfterClose(t *testing.T) {
 	until(t, "the query", func() bool { return r.Stats().Upstreams[0].Queries > 0 })
 	start := time.Now()
 	_ = r.Close()
-	if err := <-done; err == nil || time.Since(start) > time.Second {
+	if err := <-done; err == nil || time.Since(start) > defaultTry {
 		t.Errorf("%v after %v", err, time.Since(start))
 	}
 	if _, err := r.main.forward(t.Context(), probeKey); err == nil {

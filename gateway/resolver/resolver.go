@@ -82,6 +82,7 @@ type Options struct {
 	Log         *slog.Logger
 
 	backoff time.Duration // before the first probe of an upstream that is down; 0: 1 s
+	late    time.Duration // when a try without a response is a miss; 0: lateAfter
 }
 
 // A Resolver answers from its cache and from upstreams. It is safe for
@@ -192,7 +193,7 @@ func (r *Resolver) build(opts Options, port uint16) error {
 		lingering: new(atomic.Int64), mostLinger: int64(r.max),
 		self: selfCheck(opts.Self), tls: opts.TLSConfig,
 	}
-	b.late = min(lateAfter, b.try/2)
+	b.late = min(cmp.Or(opts.late, lateAfter), b.try/2)
 	system := newSystem(opts.ResolvConf, port, b.self, opts.Log)
 	var err error
 	if r.boot, err = b.bootstrapGroup(opts.Bootstrap, system); err != nil {

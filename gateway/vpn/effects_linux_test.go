@@ -121,7 +121,7 @@ func spoof(w *world) string {
 		_, _ = c.WriteTo([]byte("?"), &net.UDPAddr{IP: net.ParseIP(gatewayV4), Port: 53})
 		_ = c.Close()
 	})
-	_ = there.SetReadDeadline(time.Now().Add(silence))
+	_ = there.SetReadDeadline(time.Now().Add(silence()))
 	buf := make([]byte, 64)
 	n, _, err := there.ReadFrom(buf)
 	if err != nil {
@@ -149,6 +149,21 @@ func (w *world) answers(t *testing.T) map[string]string {
 	}
 	wg.Wait()
 	return out
+}
+
+// differs says which answers are not what they should be, also when there is
+// more time for them: they are late where other programs have the processors.
+func (w *world) differs(t *testing.T, want map[string]string) []string {
+	t.Helper()
+	d := differences(w.answers(t), want)
+	for range 3 {
+		if d == nil {
+			return nil
+		}
+		lateness.Store(int64(min(3*silence(), 5*time.Second)))
+		d = differences(w.answers(t), want)
+	}
+	return d
 }
 
 // settle starts all servers of the world.
@@ -239,7 +254,7 @@ func TestEffects(t *testing.T) {
 			if _, err := k.Apply(Rules("v1", parse(t, tt.config), worldBans())); err != nil {
 				t.Fatal(err)
 			}
-			if d := differences(w.answers(t), tt.want); d != nil {
+			if d := w.differs(t, tt.want); d != nil {
 				t.Errorf("%s", strings.Join(d, "\n"))
 			}
 		})

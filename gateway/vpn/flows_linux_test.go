@@ -20,7 +20,7 @@ func (w *world) open(t *testing.T, network, from, to string) net.Conn {
 	var c net.Conn
 	var err error
 	w.device.do(func() {
-		d := net.Dialer{Timeout: time.Second, LocalAddr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort(from))}
+		d := net.Dialer{Timeout: 20 * time.Second, LocalAddr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort(from))}
 		if network == "udp" {
 			d.LocalAddr = net.UDPAddrFromAddrPort(netip.MustParseAddrPort(from))
 		}
@@ -38,7 +38,7 @@ func (w *world) open(t *testing.T, network, from, to string) net.Conn {
 
 // echo sends on an open connection and returns what comes back.
 func echo(c net.Conn, text string) string {
-	_ = c.SetDeadline(time.Now().Add(silence))
+	_ = c.SetDeadline(time.Now().Add(silence()))
 	if _, err := c.Write([]byte(text)); err != nil {
 		return failure(err)
 	}
@@ -119,7 +119,7 @@ func (w *world) pusher(t *testing.T, c net.Conn) func() string {
 	t.Cleanup(func() { _ = out.Close() })
 	return func() string {
 		_, _ = out.WriteTo([]byte("pushed"), c.LocalAddr())
-		_ = c.SetReadDeadline(time.Now().Add(silence))
+		_ = c.SetReadDeadline(time.Now().Add(silence()))
 		buf := make([]byte, 64)
 		n, err := c.Read(buf)
 		if err != nil {
@@ -189,7 +189,7 @@ func TestBigPongs(t *testing.T) {
 			send(site, a.device, a.answer, size)
 		}
 		got := make(map[int]bool)
-		_ = c.SetReadDeadline(time.Now().Add(silence))
+		_ = c.SetReadDeadline(time.Now().Add(silence()))
 		buf := make([]byte, 2048)
 		for {
 			n, _, err := c.ReadFrom(buf)

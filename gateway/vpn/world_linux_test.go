@@ -345,13 +345,17 @@ func replyInfo(oob []byte) []byte {
 	return nil
 }
 
-const silence = 200 * time.Millisecond
+// lateness is how late an answer may be beside the usual.
+var lateness atomic.Int64
+
+// silence is how long nothing must come to count as that.
+func silence() time.Duration { return 200*time.Millisecond + time.Duration(lateness.Load()) }
 
 // ask sends something and returns the word that came back, or what came in its
 // place: refused at once, or silence.
 func (s space) ask(network, from, to string) (word string) {
 	s.do(func() {
-		d := net.Dialer{Timeout: silence}
+		d := net.Dialer{Timeout: silence()}
 		if from != "" {
 			a := netip.AddrPortFrom(netip.MustParseAddr(from), 0)
 			if d.LocalAddr = net.TCPAddrFromAddrPort(a); network == "udp" {
@@ -371,7 +375,7 @@ func (s space) ask(network, from, to string) (word string) {
 
 // exchange returns what the other end answers.
 func exchange(c net.Conn) string {
-	_ = c.SetDeadline(time.Now().Add(silence))
+	_ = c.SetDeadline(time.Now().Add(silence()))
 	buf := make([]byte, 64)
 	if _, is := c.(*net.UDPConn); is {
 		if _, err := c.Write([]byte("?")); err != nil {
@@ -424,7 +428,7 @@ func (s space) ping(from, to string, size int) (word string) {
 			word = failure(err)
 			return
 		}
-		_ = c.SetDeadline(time.Now().Add(silence))
+		_ = c.SetDeadline(time.Now().Add(silence()))
 		buf := make([]byte, 2048)
 		for {
 			n, _, err := c.ReadFrom(buf)
