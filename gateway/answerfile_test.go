@@ -44,7 +44,7 @@ func (f *fixture) again() {
 func (f *fixture) until(metric string) {
 	f.t.Helper()
 	re := regexp.MustCompile(metric)
-	for deadline := time.Now().Add(10 * time.Second); !re.MatchString(f.get("/metrics")); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !re.MatchString(f.get("/metrics")); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			f.t.Fatalf("no %q in the metrics", metric)
 		}
@@ -58,7 +58,7 @@ func (f *fixture) ask(name string, qtype uint16) *dns.Msg {
 	f.t.Helper()
 	q := new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype)
 	q.SetEdns0(1232, false)
-	c := dns.Client{Timeout: 3 * time.Second}
+	c := dns.Client{Timeout: 20 * time.Second}
 	m, _, err := c.Exchange(q, f.DNSAddrs()[0].String())
 	if err != nil {
 		f.t.Errorf("%s: %v", name, err)

@@ -57,7 +57,7 @@ func TestCanaries(t *testing.T) {
 					if edns {
 						q.SetEdns0(1232, true)
 					}
-					c := dns.Client{Net: network, Timeout: time.Second}
+					c := dns.Client{Net: network, Timeout: 20 * time.Second}
 					m, _, err := c.Exchange(q, addr)
 					if err != nil {
 						t.Fatalf("%s %s over %s: %v", name, dns.Type(qtype), network, err)
@@ -72,7 +72,7 @@ func TestCanaries(t *testing.T) {
 	dig := corpus.Tool(t, "dig")
 	_, port, _ := net.SplitHostPort(addr)
 	for _, args := range []string{"use-application-dns.net", "+tcp mask.icloud.com AAAA", "_dns.resolver.arpa SVCB", "+tcp +noedns _dns.resolver.arpa TYPE64", "mask-h2.icloud.com TYPE65"} {
-		out, err := exec.Command(dig, append([]string{"@127.0.0.1", "-p", port, "+tries=1", "+time=1"}, strings.Fields(args)...)...).CombinedOutput()
+		out, err := exec.Command(dig, append([]string{"@127.0.0.1", "-p", port, "+tries=1", "+time=20"}, strings.Fields(args)...)...).CombinedOutput()
 		if err != nil || !regexp.MustCompile(`status: NXDOMAIN|status: NOERROR[^$]*ANSWER: 0`).Match(out) {
 			t.Errorf("dig %s: %v\n%s", args, err, out)
 		}

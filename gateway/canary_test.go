@@ -36,12 +36,12 @@ func (w *canaryWorld) sees(when, name string, aheadBlocked, behindBlocked bool) 
 
 func (w *canaryWorld) askBoth(from, name string) string {
 	w.t.Helper()
-	c := dns.Client{Timeout: 5 * time.Second, Dialer: &net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}, Timeout: 5 * time.Second}}
+	c := dns.Client{Timeout: 20 * time.Second, Dialer: &net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}, Timeout: 20 * time.Second}}
 	r, _, err := c.Exchange(new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA), w.DNSAddrs()[0].String())
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 5 * time.Second}
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 20 * time.Second}
 	conn, err := d.Dial("tcp", w.ProxyAddrs()[0].String())
 	if err != nil {
 		w.t.Fatal(err)
@@ -173,7 +173,7 @@ func TestCanaryDropped(t *testing.T) {
 	w.sees("ahead", "next.example", true, false)
 	c := w.tunnel(ahead)
 	w.call(http.StatusOK, http.MethodPost, "/v1/canary/drop", `{"why":"it breaks mail"}`)
-	w.cutWithin(c, 5*time.Second) // banned.example is banned for the group again
+	w.cutWithin(c, 20*time.Second) // banned.example is banned for the group again
 	for _, restart := range []bool{false, true} {
 		if restart {
 			w.restart()

@@ -44,7 +44,7 @@ func (u *updater) step(n int) {
 		m.Remove(rr(n - keptNames))
 	}
 	m.SetTsig("xfr.example.", dns.HmacSHA256, 300, time.Now().Unix())
-	c := dns.Client{Timeout: 10 * time.Second, TsigSecret: map[string]string{"xfr.example.": zoneSecret}}
+	c := dns.Client{Timeout: 30 * time.Second, TsigSecret: map[string]string{"xfr.example.": zoneSecret}}
 	r, _, err := c.Exchange(m, u.addr)
 	if err != nil || r.Rcode != dns.RcodeSuccess {
 		u.t.Fatalf("increment %d: %v %v", n, r, err)
@@ -53,7 +53,7 @@ func (u *updater) step(n int) {
 
 // startPrimary runs named as the primary of a zone that may be updated, and tells
 // the follower of changes.
-func startPrimary(t *testing.T, port, follower int) *updater {
+func startPrimary(t *testing.T, port, follower uint16) *updater {
 	t.Helper()
 	dir := t.TempDir()
 	var zone strings.Builder
@@ -110,7 +110,7 @@ func probe(f *fixture, acked *atomic.Int64, stop <-chan struct{}) (longest time.
 // is never far behind, ends with exactly what the primary has, and keeps nothing
 // of the work.
 func TestZoneThousandIncrements(t *testing.T) {
-	from, to := portNumber(t), portNumber(t)
+	from, to := corpus.Port(t).Port(), corpus.Port(t).Port()
 	primary := startPrimary(t, from, to)
 	f := newFixture(t, map[string]string{"weir.yml": fmt.Sprintf(followerConfig, from, to), "xfr.key": zoneSecret})
 	until(t, "the first copy", func() bool { return f.rcodeAndData("base-1.example") == "NXDOMAIN" })

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -11,6 +10,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-gateway/weir/bench/corpus"
 )
 
 const primaryConfig = `
@@ -46,19 +47,10 @@ rpz:
   keys: [{name: xfr.example, algorithm: hmac-sha256, secret_file: xfr.key}]
 `
 
-func portNumber(t *testing.T) int {
-	t.Helper()
-	ap, err := net.ResolveTCPAddr("tcp", freePort(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ap.Port
-}
-
 // pair is a gateway and one that follows its policy as a zone.
 func pair(t *testing.T, list string) (primary, follower *fixture, restart func() *fixture) {
 	t.Helper()
-	from, to := portNumber(t), portNumber(t)
+	from, to := corpus.Port(t).Port(), corpus.Port(t).Port()
 	files := map[string]string{"weir.yml": fmt.Sprintf(primaryConfig, from, to), "xfr.key": zoneSecret, "a.txt": list}
 	start := func() *fixture { return newFixture(t, files) }
 	primary = start()
@@ -109,7 +101,7 @@ func (f *fixture) rcodeAndData(name string) string {
 // TestZoneIsKept: what was transferred is in force after a restart without the
 // primary, and a primary that nobody knows changes nothing.
 func TestZoneIsKept(t *testing.T) {
-	from, to := portNumber(t), portNumber(t)
+	from, to := corpus.Port(t).Port(), corpus.Port(t).Port()
 	text := fmt.Sprintf(followerConfig, from, to)
 	dir := t.TempDir()
 	copyOf := filepath.Join(dir, "state", "feeds", "b")
@@ -129,7 +121,7 @@ func TestZoneIsKept(t *testing.T) {
 		t.Errorf("without the primary, one.example: %s", got)
 	}
 	// A NOTIFY that is not signed, or of another zone, is not taken.
-	c := dns.Client{Timeout: 5 * time.Second}
+	c := dns.Client{Timeout: 20 * time.Second}
 	for _, name := range []string{"policy.weir.", "other.weir."} {
 		r, _, err := c.Exchange(new(dns.Msg).SetNotify(name), f.RPZAddrs()[0].String())
 		if err != nil || r.Rcode != dns.RcodeNotAuth {
@@ -156,7 +148,7 @@ func TestZoneManyNotifies(t *testing.T) {
 	runtime.GC()
 	goroutines := runtime.NumGoroutine()
 	began, looks := time.Now(), follower.feedLooks()
-	c := dns.Client{Timeout: 5 * time.Second, TsigSecret: map[string]string{"xfr.example.": zoneSecret}}
+	c := dns.Client{Timeout: 20 * time.Second, TsigSecret: map[string]string{"xfr.example.": zoneSecret}}
 	for i := range 1000 {
 		if i%100 == 0 {
 			primary.write("a.txt", fmt.Sprintf("one.example\ntwo.example\nthree.example\nstep-%d.example\n", i/100))

@@ -15,7 +15,7 @@ func TestGenerationDiff(t *testing.T) {
 	for _, n := range []string{"x.a.example", "d.example", "d.example", "free.example"} {
 		f.rcode(n)
 	}
-	for end := time.Now().Add(20 * time.Second); strings.Count(f.read("audit.jsonl"), "\n") < 4 && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); strings.Count(f.read("audit.jsonl"), "\n") < 4 && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 	}
 	f.write("short.txt", "# a line more\nc.example\nb.example\nd.example\n")
 	if err := f.Reload(t.Context()); err != nil {

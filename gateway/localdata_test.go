@@ -28,7 +28,7 @@ bans: [wechat]
 // answer asks for a name and returns the rcode and the data of the answer.
 func (f *fixture) answer(name string, qtype uint16) string {
 	f.t.Helper()
-	c := dns.Client{Timeout: 5 * time.Second}
+	c := dns.Client{Timeout: 20 * time.Second}
 	m, _, err := c.Exchange(new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype), f.DNSAddrs()[0].String())
 	if err != nil {
 		f.t.Fatal(err)
@@ -65,7 +65,7 @@ func TestLocalData(t *testing.T) {
 
 	until := func(name, want string) {
 		t.Helper()
-		for end := time.Now().Add(20 * time.Second); f.answer(name, dns.TypeA) != want; time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); f.answer(name, dns.TypeA) != want; time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("%s: %s, want %s", name, f.answer(name, dns.TypeA), want)
 			}

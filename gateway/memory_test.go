@@ -103,12 +103,13 @@ func TestHeapBound(t *testing.T) {
 	for _, beside := range []bool{false, true} {
 		b := boundHeap(beside)
 		if beside {
-			if got := percent(); got != besideGCPercent {
+			// What other tests leave behind may have begun a collection.
+			if got := percent(); got != besideGCPercent && got != compileGCPercent {
 				t.Errorf("GOGC before the first collection is %d, want %d", got, besideGCPercent)
 			}
 			runtime.GC()
 		}
-		for deadline := time.Now().Add(5 * time.Second); percent() != compileGCPercent; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); percent() != compileGCPercent; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("beside=%t: GOGC is %d, want %d", beside, percent(), compileGCPercent)
 			}

@@ -129,7 +129,7 @@ func startEngine(t *testing.T, name, dir string, world netip.AddrPort, zones int
 	var log string
 	for range 3 {
 		data := t.TempDir()
-		addr := netip.MustParseAddrPort(freePort(t))
+		addr := corpus.Port(t)
 		file, conf := configure(data, dir, world, addr, zones)
 		file = filepath.Join(data, file)
 		writeText(t, file, conf)

@@ -77,7 +77,7 @@ func zoneOf(server string) (serial uint32, records []string, err error) {
 // signed, and has the same records as the gateway after every change.
 func TestKnotFollows(t *testing.T) {
 	knotd, dir := corpus.Tool(t, "knotd"), t.TempDir()
-	addr := freePort(t)
+	addr := corpus.Port(t).String()
 	_, port, _ := net.SplitHostPort(addr)
 	files := map[string]string{"xfr.key": zoneSecret + "\n", "weir.yml": zoneConfig + fmt.Sprintf("  notify: [{address: %q, key: xfr.example}]\n", addr)}
 	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
@@ -111,7 +111,7 @@ func TestKnotFollows(t *testing.T) {
 			continue
 		}
 		// It answers with them, too.
-		c := dns.Client{Timeout: 5 * time.Second}
+		c := dns.Client{Timeout: 20 * time.Second}
 		m, _, err := c.Exchange(new(dns.Msg).SetQuestion("x."+mark+".policy.weir.", dns.TypeCNAME), addr)
 		if err != nil || len(m.Answer) != 1 || m.Answer[0].(*dns.CNAME).Target != "." {
 			t.Errorf("round %d: knotd says %v %v", round, m, err)

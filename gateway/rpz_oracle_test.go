@@ -293,18 +293,18 @@ func TestRPZOracle(t *testing.T) {
 	tally.report(t)
 }
 
-// askLate asks once more where a single engine said nothing, and all others did
-// not: on a busy machine it may only have been late.
+// askLate asks those once more who said nothing where somebody said something: on
+// a busy machine they may only have been late.
 func askLate(engines []rpzEngine, questions []oracleQuestion, answers [][]string) {
 	for k, e := range engines {
 		var late []int
 		var again []oracleQuestion
 		for i, q := range questions {
-			alone := answers[k][i] == silence
+			spoken := false
 			for other := range engines {
-				alone = alone && (other == k || answers[other][i] != silence)
+				spoken = spoken || answers[other][i] != silence
 			}
-			if alone {
+			if spoken && answers[k][i] == silence {
 				late, again = append(late, i), append(again, q)
 			}
 		}

@@ -110,7 +110,7 @@ func (e *engine) start(t *testing.T, primary, upstream string) {
 // reply is what a server says of a name: its rcode and addresses, or that it
 // says nothing.
 func reply(server, name string) string {
-	c := dns.Client{Timeout: 5 * time.Second}
+	c := dns.Client{Timeout: 20 * time.Second}
 	r, _, err := c.Exchange(new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA), server)
 	if err != nil {
 		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
@@ -209,7 +209,7 @@ func TestEnginesFollow(t *testing.T) {
 	all := slices.Clone(engines)
 	var notify []string
 	for i := range all {
-		all[i].addr = freePort(t)
+		all[i].addr = corpus.Port(t).String()
 		if all[i].notified {
 			notify = append(notify, fmt.Sprintf("%q", all[i].addr))
 		}

@@ -86,7 +86,7 @@ admin: {listen: ""}
 			q := new(dns.Msg).SetQuestion(dns.Fqdn(c.name), c.qtype)
 			q.SetEdns0(1232, do)
 			q.AuthenticatedData, q.CheckingDisabled = ad, cd
-			client := dns.Client{Net: network, Timeout: 3 * time.Second}
+			client := dns.Client{Net: network, Timeout: 20 * time.Second}
 			m, _, err := client.Exchange(q, addr)
 			if err != nil {
 				t.Fatalf("%s: %v", c.name, err)

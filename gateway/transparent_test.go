@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weir-gateway/weir/bench/corpus"
 	"github.com/weir-gateway/weir/gateway/policy"
 	"github.com/weir-gateway/weir/gateway/proxy"
 )
@@ -21,7 +22,7 @@ import (
 // proxy, refuse what nobody diverted, are on the metrics, and are changed by a
 // restart only; what they do with unusual connections, by a reload.
 func TestTransparentConfigured(t *testing.T) {
-	at := freePort(t)
+	at := corpus.Port(t).String()
 	text := `
 dns: {listen: [], upstreams: [UPSTREAM]}
 proxy: {listen: []}
@@ -34,7 +35,7 @@ admin: {listen: "127.0.0.1:0"}
 	}
 	c, err := net.Dial("tcp", at)
 	if err == nil {
-		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		_, err = c.Read(make([]byte, 1))
 		_ = c.Close()
 	}
@@ -54,7 +55,7 @@ admin: {listen: "127.0.0.1:0"}
 	if err := f.Reload(context.Background()); err != nil {
 		t.Errorf("another word for unknown protocols: %v", err)
 	}
-	f.write("weir.yml", strings.ReplaceAll(fmt.Sprintf(text, freePort(t), "allow"), "[UPSTREAM]", "[]"))
+	f.write("weir.yml", strings.ReplaceAll(fmt.Sprintf(text, corpus.Port(t), "allow"), "[UPSTREAM]", "[]"))
 	if err := f.Reload(context.Background()); err == nil || !strings.Contains(err.Error(), "transparent.listen has changed: restart weir") {
 		t.Errorf("another listener: %v", err)
 	}

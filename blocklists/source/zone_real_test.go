@@ -62,16 +62,6 @@ func write(t *testing.T, name, text string) {
 	}
 }
 
-func freePort(t *testing.T) uint16 {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).AddrPort().Port()
-}
-
 // zoneFile is a zone of n names; in each version some are other ones.
 func zoneFile(serial, n int) string {
 	var b strings.Builder
@@ -99,7 +89,7 @@ func lines(text string) []string {
 func TestZoneFromNamed(t *testing.T) {
 	named, dir := corpus.Tool(t, "named"), t.TempDir()
 	pool := certificate(t, dir)
-	plain, secure := freePort(t), freePort(t)
+	plain, secure := corpus.Port(t).Port(), corpus.Port(t).Port()
 	write(t, filepath.Join(dir, "zone"), zoneFile(1, 30_000))
 	write(t, filepath.Join(dir, "named.conf"), fmt.Sprintf(`
 options { directory %q; pid-file none; session-keyfile none; recursion no; listen-on-v6 { none; }; dnssec-validation no; notify no;

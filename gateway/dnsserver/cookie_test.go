@@ -287,7 +287,7 @@ func TestDigCookie(t *testing.T) {
 func TestNamedCookie(t *testing.T) {
 	const client, secret = "0011223344556677", "000102030405060708090a0b0c0d0e0f"
 	dir := t.TempDir()
-	port := freePort(t).Port()
+	port := corpus.Port(t).Port()
 	conf := fmt.Sprintf(`options {
 	directory %q; pid-file none; session-keyfile none; listen-on port %d { 127.0.0.1; }; listen-on-v6 { none; };
 	recursion no; cookie-algorithm siphash24; cookie-secret %q; require-server-cookie yes; dnssec-validation no;

@@ -150,7 +150,7 @@ func TestAddressIsOurs(t *testing.T) {
 	onEngines(t, func(t *testing.T, portable bool) {
 		for _, share := range []bool{false, true} {
 			for _, wild := range []bool{false, true} {
-				ours := freePort(t)
+				ours := corpus.Port(t)
 				at := ours
 				if wild {
 					at = netip.AddrPortFrom(netip.IPv4Unspecified(), ours.Port())

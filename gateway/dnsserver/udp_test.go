@@ -10,6 +10,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/weir-gateway/weir/bench/corpus"
 	"github.com/weir-gateway/weir/gateway/policy"
 	"github.com/weir-gateway/weir/gateway/resolver"
 	"github.com/weir-gateway/weir/gateway/wire"
@@ -40,7 +41,7 @@ func TestListenBindsAllOrNothing(t *testing.T) {
 		}
 		defer func() { _ = taken.Close() }()
 		busy := taken.LocalAddr().(*net.UDPAddr).AddrPort()
-		free := freePort(t)
+		free := corpus.Port(t)
 		opts := Options{portable: portable, Policy: new(policy.Store), Resolver: &hooked{}, Listen: []netip.AddrPort{free, busy}}
 		if _, err := Listen(opts); err == nil {
 			t.Fatal("Listen on a taken port: no error")
@@ -63,17 +64,6 @@ func TestListenBindsAllOrNothing(t *testing.T) {
 			}
 		}
 	})
-}
-
-// freePort returns an address that is free for TCP and, most likely, for UDP.
-func freePort(t *testing.T) netip.AddrPort {
-	t.Helper()
-	s, err := Listen(Options{Policy: new(policy.Store), Resolver: &hooked{}, Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = s.Close() }()
-	return s.Addrs()[0]
 }
 
 func TestPortZeroIsOnePortForBoth(t *testing.T) {

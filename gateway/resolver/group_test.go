@@ -3,7 +3,6 @@ package resolver
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"sync/atomic"
 	"syscall"
@@ -11,31 +10,14 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-gateway/weir/bench/corpus"
 )
 
 const (
 	wwwA = "www.example. 300 IN A 192.0.2.1"
 	anyA = "*. 300 IN A 192.0.2.1"
 )
-
-// closedPort returns an address on which nothing listens, over UDP and TCP.
-func closedPort(t testing.TB) netip.AddrPort {
-	t.Helper()
-	for range 20 {
-		c, err := net.ListenPacket("udp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		l, err := net.Listen("tcp", c.LocalAddr().String())
-		_ = c.Close()
-		if err == nil {
-			_ = l.Close()
-			return netip.MustParseAddrPort(c.LocalAddr().String())
-		}
-	}
-	t.Fatal("no port is free for both UDP and TCP")
-	return netip.AddrPort{}
-}
 
 func TestFailover(t *testing.T) {
 	good := records(t, wwwA)
@@ -45,7 +27,7 @@ func TestFailover(t *testing.T) {
 		atmost  time.Duration
 		atleast time.Duration
 	}{
-		{"refused connection", func() netip.AddrPort { return closedPort(t) }, 300 * time.Millisecond, 0},
+		{"refused connection", func() netip.AddrPort { return corpus.Port(t) }, 300 * time.Millisecond, 0},
 		{"silence", func() netip.AddrPort { return listen(t, silent()) }, 600 * time.Millisecond, 180 * time.Millisecond},
 		{"SERVFAIL", func() netip.AddrPort { return listen(t, rcode(dns.RcodeServerFailure)) }, 300 * time.Millisecond, 0},
 		{"REFUSED", func() netip.AddrPort { return listen(t, rcode(dns.RcodeRefused)) }, 300 * time.Millisecond, 0},
@@ -95,7 +77,7 @@ func TestNXDOMAINIsAnAnswer(t *testing.T) {
 
 func TestAllSayNo(t *testing.T) {
 	first, last := rcode(dns.RcodeServerFailure), rcode(dns.RcodeRefused)
-	r := open(t, Options{Upstreams: udp(t, listen(t, first), listen(t, last), closedPort(t)), CacheEntries: 10})
+	r := open(t, Options{Upstreams: udp(t, listen(t, first), listen(t, last), corpus.Port(t)), CacheEntries: 10})
 	if a := resolve(t, r, "www.example", dns.TypeA); a.Rcode() != dns.RcodeRefused {
 		t.Errorf("got %s, want the last response, REFUSED", dns.RcodeToString[a.Rcode()])
 	}

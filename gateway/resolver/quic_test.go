@@ -16,6 +16,8 @@ import (
 	"github.com/miekg/dns"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+
+	"github.com/weir-gateway/weir/bench/corpus"
 )
 
 // A doqServer is a DoQ server with RFC 9250's checks. It counts connections.
@@ -174,7 +176,7 @@ func TestQUICFails(t *testing.T) {
 	mute, _ := listenQUIC(t, silent(), ca.server(t, "127.0.0.1"))
 	wrongH3 := listenHTTP3(t, records(t, anyA), ca.server(t, "127.0.0.2"))
 	good := listen(t, records(t, anyA))
-	for _, u := range []string{"quic://" + wrong.String(), "quic://" + mute.String(), "quic://" + closedPort(t).String(), "h3://" + wrongH3.String()} {
+	for _, u := range []string{"quic://" + wrong.String(), "quic://" + mute.String(), "quic://" + corpus.Port(t).String(), "h3://" + wrongH3.String()} {
 		within(t, 300*time.Millisecond+slack, func() time.Duration {
 			r := open(t, Options{Upstreams: upstreams(t, u, "udp://"+good.String()), TLSConfig: ca.client(), late: lateAfter})
 			start := time.Now()

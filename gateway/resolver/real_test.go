@@ -20,7 +20,7 @@ func start(t *testing.T, name string, configure func(addr netip.AddrPort) (args 
 	t.Helper()
 	var log string
 	for range 5 {
-		addr := closedPort(t)
+		addr := corpus.Port(t)
 		var ok bool
 		if log, ok = run(t, addr, name, configure(addr)); ok {
 			return addr

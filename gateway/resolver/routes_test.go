@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-gateway/weir/bench/corpus"
 )
 
 // TestRoutes: the longest name decides, and what is routed never goes elsewhere.
@@ -49,7 +51,7 @@ func TestRoutesAndLocal(t *testing.T) {
 		t.Fatal(err)
 	}
 	z := records(t, "*. 300 IN PTR a.corp.example.")
-	r := open(t, Options{Upstreams: udp(t, closedPort(t)), Local: local,
+	r := open(t, Options{Upstreams: udp(t, corpus.Port(t)), Local: local,
 		Routes: []Route{{Names: []string{"10.in-addr.arpa"}, Upstreams: udp(t, listen(t, z))}}})
 	for name, want := range map[string]string{
 		"1.0.0.10.in-addr.arpa": "a.corp.example.", "5.0.0.10.in-addr.arpa": "printer.corp.example.", "1.0.168.192.in-addr.arpa": "",
