@@ -143,6 +143,7 @@ func sameMatches(a, b []blocklists.Match) bool {
 // Random edits of a long file, one after the other: whatever is taken over, the
 // policy is that of the file.
 func TestDiffOfRandomEdits(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "big.txt")
 	lines := bigList(15_000)

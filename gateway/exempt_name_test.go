@@ -13,6 +13,7 @@ import (
 // and nothing else, on both planes, for whom it is only; and it ends on the
 // second, with it what it opened and what clients may keep of it.
 func TestExemptionForName(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ about, whom string }{
 		{"a device", `"device":"127.0.0.2/32"`},
 		{"a group", `"group":"two"`},

@@ -349,6 +349,7 @@ func (w *exemptWorld) ledgerSays(want ...string) {
 // An exemption ends on the second, without a reload, on both planes, and with
 // it the tunnels that are open.
 func TestExemptionEnds(t *testing.T) {
+	t.Parallel()
 	w := newExemptWorld(t)
 	until := time.Now().Add(6 * time.Second)
 	e := w.request("op", until, "")

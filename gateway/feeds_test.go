@@ -298,6 +298,7 @@ func faults() []fault {
 // on both planes, the reason is to be seen everywhere, and the next good version
 // is taken.
 func TestFeedFaults(t *testing.T) {
+	t.Parallel()
 	o := newOrigin(t, false)
 	o.has(names(base))
 	f := newFeedFixture(t, o, ", max_size: 3MiB")

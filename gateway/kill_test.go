@@ -33,6 +33,7 @@ const (
 // of changes that verifies up to there. WEIR_KILLS=1000 kills it so often; without
 // it, as often as fits into a run of all tests.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	kills := 60
 	if s := os.Getenv("WEIR_KILLS"); s != "" {
 		var err error

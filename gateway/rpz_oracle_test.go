@@ -261,6 +261,7 @@ func (e rpzEngine) askAll(questions []oracleQuestion, patience []time.Duration) 
 // TestRPZOracle asks Weir and three engines the same of one policy zone. Where
 // they differ, the reason must be one of rpzKinds.
 func TestRPZOracle(t *testing.T) {
+	t.Parallel()
 	seed := oracleSeed(t)
 	t.Logf("seed %d: WEIR_SEED=%d repeats it", seed, seed)
 	d := oracleDice{rand.New(rand.NewPCG(seed, 0))}
