@@ -26,7 +26,7 @@ const list = "one.example\ntwo.example\n"
 
 // quick are limits within which faults show themselves soon, and good servers
 // on a loaded machine do not.
-var quick = FetchLimits{Bytes: 4 << 20, Total: 20 * time.Second, Header: 10 * time.Second, Idle: 10 * time.Second}
+var quick = FetchLimits{Bytes: 4 << 20, Total: time.Minute, Header: 30 * time.Second, Idle: 30 * time.Second}
 
 func packed(t *testing.T, text []byte) []byte {
 	t.Helper()

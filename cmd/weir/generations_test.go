@@ -55,7 +55,7 @@ func TestGenerationsByCommand(t *testing.T) {
 		}
 	}
 	put(list, "b.example\nc.example\n")
-	for end := time.Now().Add(20 * time.Second); p.status().Generation < 2; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); p.status().Generation < 2; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the changed list is not in force")
 		}

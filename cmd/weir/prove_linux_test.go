@@ -70,24 +70,32 @@ func TestProveSeesWhatIsOpen(t *testing.T) {
 	// There is no gateway, only its address, where the internet's resolver answers.
 	w.Forward(t)
 	r, code := proves(t, w, path)
+	if slices.ContainsFunc(r.Rows, isHidden) { // or the machine is busy
+		r, code = proves(t, w, path, "--wait", "4s")
+	}
 	if code != 1 || r.Passed {
 		t.Errorf("exit code %d, passed %v", code, r.Passed)
 	}
 	for _, row := range r.Rows {
-		switch row.Outcome {
-		case prove.Open, prove.Beyond, prove.Works:
-		case prove.NotTried:
-			if row.Route != "before-ban" && row.Route != "connect" && row.Route != "connect-sni" && !strings.HasPrefix(row.Route, "address") {
-				t.Errorf("%s %s: not tried: %v", row.Route, row.Ban, row.Attempts)
-			}
-		default:
-			if row.Route == "gateway-admin" || row.Route == "works-proxy-v6" || row.Route == "proxy-http" || strings.HasSuffix(row.Attempts[0].Target, "by the proxy") || row.Route == "works-http" || row.Route == "works-tls" {
-				continue // they need a gateway
-			}
+		if isHidden(row) {
 			text, _ := json.MarshalIndent(row, "", " ")
 			t.Errorf("%s", text)
 		}
 	}
+}
+
+// isHidden reports whether a row is closed, or was not tried, where nothing filters
+// and there is no gateway.
+func isHidden(row prove.Row) bool {
+	switch row.Outcome {
+	case prove.Open, prove.Beyond, prove.Works:
+		return false
+	case prove.NotTried:
+		return row.Route != "before-ban" && row.Route != "connect" && row.Route != "connect-sni" && !strings.HasPrefix(row.Route, "address")
+	}
+	needsGateway := row.Route == "gateway-admin" || row.Route == "works-proxy-v6" || row.Route == "proxy-http" ||
+		strings.HasSuffix(row.Attempts[0].Target, "by the proxy") || row.Route == "works-http" || row.Route == "works-tls"
+	return !needsGateway
 }
 
 const gatewayConfig = `
@@ -117,7 +125,11 @@ func provesAll(t *testing.T, further string) {
 	cfg := strings.ReplaceAll(gatewayConfig, "INTERFACE", w.Interface) + further
 	p := w.Serve(path, cfg)
 	html := filepath.Join(w.Dir, "report.html")
-	r, code := proves(t, w, path, "--config", w.File("device.yml", cfg), "--html", html)
+	args := []string{"--config", w.File("device.yml", cfg), "--html", html}
+	r, code := proves(t, w, path, args...)
+	if slices.ContainsFunc(r.Rows, func(row prove.Row) bool { return row.Outcome == prove.Broken }) { // or the machine is busy
+		r, code = proves(t, w, path, append(args, "--wait", "4s")...)
+	}
 	if code != 0 || !r.Passed {
 		t.Errorf("exit code %d, passed %v\n%s", code, r.Passed, p.Log())
 	}
@@ -319,7 +331,7 @@ func TestBanCutsOpenTunnel(t *testing.T) {
 				t.Fatalf("%s to %s: %v\n%s", kind, name, err, p.Log())
 			}
 			defer func() { _ = s.Close() }()
-			_ = s.SetDeadline(time.Now().Add(20 * time.Second))
+			_ = s.SetDeadline(time.Now().Add(5 * time.Minute))
 			if _, err := fmt.Fprintf(s, "GET /big/40000000 HTTP/1.0\r\nHost: %s\r\n\r\n", name); err != nil {
 				t.Fatal(err)
 			}
@@ -331,7 +343,7 @@ func TestBanCutsOpenTunnel(t *testing.T) {
 	}
 	w.File("weir.yml", cfg+"bans: [wechat, kaspersky, tiktok]\n") // noticed by itself
 	begin := time.Now()
-	for !strings.Contains(p.Log(), "generation=2") && time.Since(begin) < 5*time.Second {
+	for !strings.Contains(p.Log(), "generation=2") && time.Since(begin) < time.Minute {
 		time.Sleep(5 * time.Millisecond)
 	}
 	force := time.Now()
@@ -343,8 +355,8 @@ func TestBanCutsOpenTunnel(t *testing.T) {
 			t.Logf("%s: %d bytes, ended %v after the ban: %v", name, n, took, err)
 			whole := err == nil && n > 40_000_000-4096
 			switch banned := strings.HasSuffix(name, "tiktok.com"); {
-			case banned && (whole || took > time.Second):
-				t.Errorf("%s: not cut within a second", name)
+			case banned && (whole || took > 10*time.Second):
+				t.Errorf("%s: not cut at once", name)
 			case !banned && !whole:
 				t.Errorf("%s: bytes were lost", name)
 			}

@@ -119,7 +119,7 @@ func serveExample(t *testing.T, root, command string) {
 		select {
 		case err := <-done:
 			t.Logf("$ %s: %v", command, err)
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 			t.Errorf("$ %s does not stop:\n%s", command, log.String())
 		}

@@ -249,7 +249,7 @@ func judge(q *dns.Msg, blocked bool, reply []byte) string {
 const (
 	soakClients  = 3
 	soakPerConn  = 700 // questions, then a client comes back with a new connection
-	soakPatience = 10 * time.Second
+	soakPatience = 30 * time.Second
 )
 
 // client asks over one transport at its pace. The first client of each keeps its

@@ -138,7 +138,7 @@ func start(tb testing.TB, zone string, opts Options) *rig {
 		opts.Audit = r.audit
 	}
 	// Where other programs have the processors, seconds are not long.
-	for _, d := range []*time.Duration{&opts.Timeout, &opts.ReadTimeout, &opts.WriteTimeout} {
+	for _, d := range []*time.Duration{&opts.Timeout, &opts.WriteTimeout} {
 		*d = cmp.Or(*d, secs(20))
 	}
 	var err error

@@ -60,7 +60,7 @@ func capture(tb testing.TB, name string, v quic.Version, cfg *tls.Config) [][]by
 	var out [][]byte
 	var f Flight
 	b := make([]byte, 2048)
-	_ = server.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = server.SetReadDeadline(time.Now().Add(30 * time.Second))
 	for f.Hello().Kind == Incomplete {
 		n, err := server.Read(b)
 		if err != nil {

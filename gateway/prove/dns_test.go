@@ -38,7 +38,7 @@ func TestResolvesTellsRepliesApart(t *testing.T) {
 		}, Broken},
 	} {
 		at := answering(t, c.reply)
-		d := &device{Options: Options{DNS: at}, wait: 300 * time.Millisecond}
+		d := &device{Options: Options{DNS: at}, wait: 2 * time.Second}
 		if got := d.resolves(context.Background(), "udp", at, "www-wechat-com.translate.goog", dns.TypeA); got.Outcome != c.want {
 			t.Errorf("%s: %+v, want %s", what, got, c.want)
 		}

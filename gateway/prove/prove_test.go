@@ -67,7 +67,7 @@ func TestTargetsOfBuiltInBans(t *testing.T) {
 
 // Each way to cut a ClientHello is one that a server understands.
 func TestCutsAreUnderstood(t *testing.T) {
-	d := &device{wait: 300 * time.Millisecond}
+	d := &device{wait: 5 * time.Second}
 	for _, how := range cuts {
 		near, far := net.Pipe()
 		name := make(chan string, 1)
@@ -99,13 +99,13 @@ func TestCutsAreUnderstood(t *testing.T) {
 // What a server does decides: a byte, or silence on a connection that stands, is
 // open; a reset, an end and a refusal are closed.
 func TestJudgement(t *testing.T) {
-	d := &device{wait: 200 * time.Millisecond}
+	d := &device{wait: time.Second}
 	for what, tt := range map[string]struct {
 		serve func(net.Conn)
 		want  Outcome
 	}{
 		"answers": {func(c net.Conn) { _, _ = c.Write([]byte("x")) }, Open},
-		"stands":  {func(net.Conn) { time.Sleep(time.Second) }, Open},
+		"stands":  {func(net.Conn) { time.Sleep(4 * time.Second) }, Open},
 		"closes":  {func(c net.Conn) { _ = c.Close() }, Closed},
 		"resets": {func(c net.Conn) {
 			if tcp, ok := c.(*net.TCPConn); ok {
@@ -138,7 +138,7 @@ func TestJudgement(t *testing.T) {
 
 // A block is known by its words, not by its status: a site may say 403 too.
 func TestBlockPageIsKnown(t *testing.T) {
-	d := &device{wait: time.Second}
+	d := &device{wait: 10 * time.Second}
 	for reply, want := range map[string]Outcome{
 		"HTTP/1.1 403 Forbidden\r\nProxy-Status: weir; error=http_request_denied\r\nContent-Length: 0\r\n\r\n": Closed,
 		"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n":                                                  Open,

@@ -137,13 +137,13 @@ func TestStuckCollector(t *testing.T) {
 	if got := large.Stats().Dropped; got != 200-maxBytes/60_000 || large.bytes.Load() > maxBytes {
 		t.Errorf("%d large ones dropped with %d bytes waiting, want at most %d", got, large.bytes.Load(), maxBytes)
 	}
-	if d := time.Since(begin); d > 2*time.Second {
+	if d := time.Since(begin); d > 20*time.Second {
 		t.Errorf("Put took %v", d)
 	}
 	_ = large.Close()
 	begin = time.Now()
 	_ = tap.Close()
-	if d := time.Since(begin); d > 3*timeout {
+	if d := time.Since(begin); d > 10*timeout {
 		t.Errorf("Close took %v", d)
 	}
 }
