@@ -205,7 +205,7 @@ func dnsMetrics(e emitter, st dnsserver.Stats) {
 	e.counter("weir_dns_rejected_total", "Messages answered with a protocol error and no judgement.", float64(st.Rejected))
 	e.counter("weir_dns_rejudged_total", "Questions judged again because the policy changed before the reply was written.", float64(st.Rejudged))
 	e.counter("weir_dns_limit_slips_total", "Questions beyond a limit that were answered with TC.", float64(st.Slipped))
-	e.counter("weir_dns_limit_waits_total", "Questions over TCP that had to wait, because their client was beyond a limit.", float64(st.Paced))
+	e.counter("weir_dns_limit_waits_total", "Questions over connections that had to wait, because their client was beyond a limit.", float64(st.Paced))
 	e.counter("weir_dns_limit_misses_total", "Questions that no limit could be applied to, because too many asked at once.", float64(st.Unlimited))
 	e.counters("weir_dns_cookies_total", "DNS cookies of clients, by what they were worth.", "cookie",
 		series{"new", st.CookiesNew}, series{"valid", st.CookiesValid}, series{"bad", st.CookiesBad})

@@ -152,7 +152,7 @@ func (f framed) take(b *burst) (used int, ok bool) {
 		if len(b.in)-used-2 < size {
 			break
 		}
-		d, ok := c.held()
+		d, ok := c.server.turn(c.client)
 		if d > 0 || !ok {
 			if !c.serveAll(b) || !ok {
 				return used, false

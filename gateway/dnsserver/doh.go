@@ -165,8 +165,7 @@ func (w *web) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		w.refuse(rw, status(http.StatusBadRequest))
 		return
 	}
-	if why, over := w.server.over(from.Addr().Unmap()); over {
-		c.stats.drop(why)
+	if !w.server.queue(from.Addr().Unmap()) {
 		rw.Header().Set("Retry-After", "1")
 		w.refuse(rw, status(http.StatusTooManyRequests))
 		return

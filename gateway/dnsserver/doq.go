@@ -71,8 +71,7 @@ func (s *Server) serveQUICStream(conn *quic.Conn, stream *quic.Stream, who *clie
 		stream.CancelWrite(doqRequestCancelled)
 		return
 	}
-	if why, over := s.over(who.addr); over {
-		c.stats.drop(why)
+	if !s.queue(who.addr) {
 		stream.CancelWrite(doqExcessiveLoad)
 		return
 	}

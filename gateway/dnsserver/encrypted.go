@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"time"
 )
 
 // bindEncrypted binds the addresses of encrypted transports. No client is asked
@@ -101,15 +100,6 @@ func (s *Server) streamAddrs(tr transport) (addrs []netip.AddrPort) {
 		}
 	}
 	return addrs
-}
-
-// over says which limit a question of the client is beyond, for transports that
-// can refuse one; a stream over TCP or TLS has to wait for its turn.
-func (s *Server) over(client netip.Addr) (why drop, over bool) {
-	if s.core.limits == nil {
-		return 0, false
-	}
-	return s.core.limits.over(client, time.Now())
 }
 
 // serveQUIC is the goroutine of one listener.

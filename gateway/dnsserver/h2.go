@@ -503,8 +503,16 @@ func (h *h2conn) finish(b *burst, stream uint32, u *h2Upload, body []byte) {
 // ask puts a question to the others of the burst, or says what is wrong with it.
 func (h *h2conn) ask(b *burst, m message) (code int) {
 	h.calm = 0
-	if why, over := h.c.server.over(h.c.client); over {
-		h.c.server.core.stats.drop(why)
+	d, ok := h.c.server.turn(h.c.client)
+	if !ok {
+		d = maxDelay / 4 // or a client that does not mind would be read as fast as it can
+	}
+	if d > 0 {
+		h.c.serveAll(b)
+		h.flush()
+		wait(h.c.server.ending, d)
+	}
+	if !ok {
 		return http.StatusTooManyRequests
 	}
 	b.msgs = append(b.msgs, m)

@@ -25,8 +25,9 @@ type Rate struct {
 // A question over UDP that is too much is not read, and gets no reply; every
 // Slip-th gets an empty one with TC, so that a client that is in earnest comes
 // again over TCP, and one whose address is forged gets nothing that is longer
-// than what was sent in its name. A connection over TCP is read as slowly as the
-// limit says, and closed when that is not enough.
+// than what was sent in its name. A connection is read as slowly as the limit says,
+// so that a flood costs no more than what is within it. When that is not enough, one
+// over TCP or TLS is closed, and over HTTPS and QUIC the question is refused.
 type Limits struct {
 	Device  Rate // of an IPv4 address or an IPv6 /64
 	Network Rate // of an IPv4 /24 or an IPv6 /56
@@ -138,6 +139,9 @@ const (
 	setShift   = 64 - 14
 	// maxDelay is for how long a connection is held up before it is closed.
 	maxDelay = 2 * time.Second
+	// minDelay is for how long it is held up at the least: it is waked for several
+	// questions then, and a flood costs less than those do one by one.
+	minDelay = 10 * time.Millisecond
 )
 
 // buckets are the token buckets of all that is limited by one Rate. Their memory
@@ -254,21 +258,31 @@ func (h *hot) limit(dst []byte, inq *inquiry, snap *policy.Snapshot, now time.Ti
 	return h.reply(dst, inq, snap, now)
 }
 
-// held is for how long a connection is held up before its next question, because
-// its client asks for more than it may; it is false for one that would have to
-// wait for too long.
-func (c *stream) held() (time.Duration, bool) {
-	l := c.server.core.limits
+// turn is how long the client's question must wait, because it asks for more than
+// it may; it is false for one that would have to wait for too long.
+func (s *Server) turn(client netip.Addr) (time.Duration, bool) {
+	l := s.core.limits
 	if l == nil {
 		return 0, true
 	}
-	d, why := l.delay(c.client, time.Now())
+	d, why := l.delay(client, time.Now())
 	if d > maxDelay {
-		c.server.core.stats.drop(why)
+		s.core.stats.drop(why)
 		return 0, false
 	}
 	if d > 0 {
-		c.server.core.stats.paced.Add(1)
+		s.core.stats.paced.Add(1)
+		d = max(d, minDelay)
 	}
 	return d, true
+}
+
+// queue waits for the client's turn, where each question has a goroutine of its
+// own; it is false for one that is to be refused.
+func (s *Server) queue(client netip.Addr) bool {
+	d, ok := s.turn(client)
+	if d > 0 {
+		wait(s.ending, d)
+	}
+	return ok
 }

@@ -1,8 +1,10 @@
 package dnsserver
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/quic-go/quic-go"
 )
 
 func TestBuckets(t *testing.T) {
@@ -283,6 +286,83 @@ func TestLimitTCP(t *testing.T) {
 	}
 	for _, c := range open {
 		_ = c.Close()
+	}
+}
+
+// Over HTTPS and QUIC too a question beyond the limit waits for its turn, and one
+// that would have to wait for too long is refused.
+func TestLimitEncrypted(t *testing.T) {
+	for _, transport := range []string{"HTTP/1.1", "HTTP/2.0", "HTTP/3.0", "DoQ"} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel() // it is all waiting
+			r, ca := startAll(t, "", Options{Limits: Limits{Device: Rate{5, 5}}})
+			ask := askerOver(t, r, ca, transport)
+			begin := time.Now()
+			for range 8 {
+				if !ask()() {
+					t.Fatal("a question was refused that could have waited")
+				}
+			}
+			if d := time.Since(begin); d < 400*time.Millisecond {
+				t.Errorf("8 answers within %v, want 5 and 5 a second", d)
+			}
+			if st := r.Stats(); st.Paced == 0 || st.Dropped["rate_device"] != 0 {
+				t.Errorf("stats %+v, want questions that waited", st)
+			}
+			if transport == "HTTP/2.0" {
+				return // what comes over one connection waits for what came before
+			}
+			var asked []func() bool
+			for range 30 {
+				asked = append(asked, ask())
+			}
+			answered := 0
+			for _, wait := range asked {
+				if wait() {
+					answered++
+				}
+			}
+			if refused := r.Stats().Dropped["rate_device"]; refused == 0 || int(refused)+answered != 30 {
+				t.Errorf("of 30 at once %d refused and %d answered", refused, answered)
+			}
+		})
+	}
+}
+
+// askerOver returns how to ask over the transport, and then how to wait for whether
+// there was an answer.
+func askerOver(t *testing.T, r *rig, ca *testCA, transport string) func() (answered func() bool) {
+	p := doqQuery(t, "wechat.com", dns.TypeA)
+	if transport == "DoQ" {
+		c := dialDoQ(t, r, ca)
+		return func() func() bool {
+			s := sendDoQ(t, c, p)
+			return func() bool {
+				m, err := readDoQ(s)
+				if e, ok := errors.AsType[*quic.StreamError](err); err != nil && (!ok || e.ErrorCode != doqExcessiveLoad) {
+					t.Error(err)
+				}
+				return m != nil
+			}
+		}
+	}
+	c := webClients(t, ca)[transport]
+	return func() func() bool {
+		status := make(chan int, 1)
+		go func() {
+			resp, err := c.Do(request(t, "POST", r.dohURL(), p[2:]))
+			if err != nil {
+				t.Error(err)
+				status <- 0
+				return
+			}
+			_ = resp.Body.Close()
+			if resp.StatusCode != http.StatusOK && resp.Header.Get("Retry-After") == "" {
+				t.Errorf("%s without a time to come again", resp.Status)
+			}
+			status <- resp.StatusCode
+		}()
+		return func() bool { return <-status == http.StatusOK }
 	}
 }
 
