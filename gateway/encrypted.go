@@ -200,18 +200,6 @@ func (k *certKeeper) metrics(e emitter) {
 	e.gauge("weir_dns_certificate_expiry_timestamp_seconds", "When the certificate in force ends.", float64(k.certs.Leaf().NotAfter.Unix()))
 }
 
-// CheckCertificates reports why a gateway of that configuration could not use
-// the certificates of its encrypted listeners, or nil.
-func CheckCertificates(cfg *config.Config) error {
-	if !hasEncrypted(&cfg.DNS) {
-		return nil
-	}
-	if _, err := dnsserver.NewCerts(certFiles(&cfg.DNS)); err != nil {
-		return fmt.Errorf("dns.tls: %w", err)
-	}
-	return nil
-}
-
 // structured translates what blocked answers say to programs; nil for nothing.
 func structured(c *config.StructuredErrors) *dnsserver.Structured {
 	if !c.Enabled {

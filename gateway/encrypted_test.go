@@ -199,7 +199,7 @@ func TestNoCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "dns.tls: open " + filepath.Join(dir, "cert.pem") + ": no such file or directory"
-	if err := CheckCertificates(cfg); err == nil || err.Error() != want {
+	if err := CheckFiles(cfg); err == nil || err.Error() != want {
 		t.Errorf("check: %v, want %s", err, want)
 	}
 	if _, err := New(cfg, Options{Log: slog.New(slog.DiscardHandler)}); err == nil || err.Error() != want {

@@ -14,8 +14,9 @@ func checkCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "check",
 		Usage: "validate a configuration, its lists and their vectors",
-		Description: "Prints every error as FILE:LINE:COLUMN: key: what is wrong, and exits with 1 if\n" +
-			"there is one. Nothing is started.",
+		Description: "Prints every error as FILE:LINE:COLUMN: key: what is wrong, or as key: what is\n" +
+			"wrong where it is in another file or in several places, and exits with 1 if there\n" +
+			"is one. Nothing is started.",
 		Flags:  []cli.Flag{configFlag(), jsonFlag()},
 		Before: noArgs,
 		Action: check,
@@ -73,7 +74,7 @@ func checkFile(file string) (checked, error) {
 	if err == nil {
 		var e *gateway.Explainer
 		if e, err = gateway.NewExplainer(cfg); err == nil {
-			err = gateway.CheckCertificates(cfg)
+			err = gateway.CheckFiles(cfg)
 		}
 		if err == nil {
 			res.OK = true
@@ -94,11 +95,22 @@ func checkFile(file string) (checked, error) {
 	}
 	var all config.Errors
 	if !errors.As(err, &all) {
-		res.Errors = []checkError{{File: file, Message: err.Error()}}
+		for _, err := range split(err) {
+			res.Errors = append(res.Errors, checkError{File: file, Message: err.Error()})
+		}
 		return res, err
 	}
 	for _, e := range all {
 		res.Errors = append(res.Errors, checkError{e.File, e.Line, e.Column, e.Key, e.Msg})
 	}
 	return res, err
+}
+
+// split returns the errors that were joined.
+func split(err error) []error {
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
+		return joined.Unwrap()
+	}
+	return []error{err}
 }
