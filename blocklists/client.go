@@ -71,6 +71,14 @@ func (c *clients) holds(list int, r Rule) bool {
 // HasClients reports whether there are rules about who asks.
 func (s *Set) HasClients() bool { return s.clients != nil }
 
+// Clients returns how many rules are about who asks.
+func (s *Set) Clients() int {
+	if s.clients == nil {
+		return 0
+	}
+	return len(s.clients.rules)
+}
+
 // AppendClient adds the rules about an address that asks to dst[base:], which
 // are what AppendName or another has appended: they decide for their lists.
 func (s *Set) AppendClient(dst []Match, base int, addr netip.Addr) []Match {

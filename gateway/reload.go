@@ -70,7 +70,7 @@ func (g *Gateway) reload(c change) error {
 		g.log.Warn("change noted, not taken: a generation is held since a rollback", "why", c.why, "held", of)
 		return heldError{of}
 	}
-	began := time.Now()
+	began, before := time.Now(), g.compiled
 	err := g.tryReload(began)
 	g.retry = time.Time{}
 	if err != nil {
@@ -88,8 +88,9 @@ func (g *Gateway) reload(c change) error {
 		g.counts.ok.Add(1)
 	}
 	g.counts.lastError.Store(nil)
-	st := g.state.Load()
-	g.log.Info("policy in force", "who", c.who, "why", c.why, "generation", st.generation, "rules", g.store.Load().Rules(), "took", st.took)
+	if st := g.state.Load(); g.compiled != before {
+		g.log.Info("policy in force", "who", c.who, "why", c.why, "generation", st.generation, "rules", g.store.Load().Rules(), "took", st.took)
+	}
 	if partial != nil {
 		return partial
 	}

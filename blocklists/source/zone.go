@@ -138,7 +138,7 @@ func (z *Zone) Fetch(ctx context.Context, copied io.ReadSeeker, w io.Writer) (Zo
 	case have != nil && soa.Serial == have.Serial:
 		return ZoneUpdate{ZoneState: stateOf(soa), Newest: true}, nil
 	case have != nil && !serialNewer(soa.Serial, have.Serial):
-		return ZoneUpdate{}, fmt.Errorf("%w: from %d to %d; the copy stays until the primary has a later one", ErrSerial, have.Serial, soa.Serial)
+		return ZoneUpdate{}, fmt.Errorf("%w: from %d to %d; the copy stays until the primary has a later one, or until its folder in feeds/ of the state folder is removed", ErrSerial, have.Serial, soa.Serial)
 	case have != nil:
 		u, err := f.changes(ctx, copied)
 		u.Bytes = f.written

@@ -37,7 +37,7 @@ func feedCommands() []*cli.Command {
 		},
 		{
 			Name:        "approve",
-			Usage:       "put the version of a list in force that waits for approval (hold: true)",
+			Usage:       "put the version of a list in force that waits for approval (hold: true, or a file that was not taken)",
 			ArgsUsage:   "NAME",
 			Description: "It is checked again before it is in force.",
 			Flags:       adminFlags(),

@@ -15,6 +15,7 @@ func reloadCommand() *cli.Command {
 		Name:  "reload",
 		Usage: "have a running gateway read its configuration and lists again",
 		Description: "Returns when the new policy is in force, or says why it is not and the old one stays.\n" +
+			"A list whose file cannot be taken keeps its old rules by itself, and is an error.\n" +
 			"A gateway notices changed files by itself, within a second.",
 		Flags:  adminFlags(),
 		Before: noArgs,

@@ -50,6 +50,10 @@ func (s *Snapshot) Prefixes() iter.Seq[netip.Prefix] {
 	}
 }
 
+// Clients returns how many rules are about who asks. What is decided by them for
+// a name is no rule of that name: protected names come before them.
+func (s *Snapshot) Clients() int { return s.spec.Set.Clients() }
+
 // Prefix judges the addresses of a prefix of which no rule for a longer prefix
 // speaks. What IPv4 addresses they embed does not count.
 func (s *Snapshot) Prefix(sub Subject, p netip.Prefix, now time.Time) (v Verdict) {

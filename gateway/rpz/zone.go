@@ -89,7 +89,9 @@ const anyUnder = "*."
 // servers let such an empty name hide the wildcard above it (RFC 4592, section
 // 2.2.2), and others do not.
 func (z *view) walk(yield func(owner string, a action) bool) (unfit int) {
-	w := walker{view: z, between: make(map[string]struct{}), yield: yield}
+	// A zone could name who asks, but followers would do so before they look at names
+	// that are protected.
+	w := walker{view: z, between: make(map[string]struct{}), yield: yield, unfit: z.policy.Clients()}
 	pause := func() {}
 	if z.pace != nil {
 		pause = z.pace()
