@@ -24,6 +24,7 @@ type Feed struct {
 	Shrink   Drift
 	Hold     bool   // each new version waits for somebody to approve it
 	Required bool   // the gateway does not start without the list
+	Canary   string // group that has each new version ahead of all others; empty for none
 	Key      string // name of the key that signs the transfer of a zone; empty for none
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,7 +30,7 @@ func defaultFeed() blocklists.Feed {
 
 // feedKeys are the keys of a list that only a URL can have, in the order in
 // which they are reported.
-var feedKeys = []string{"interval", "timeout", "stale_after", "max_size", "proxy", "allow_networks", "sha256", "minisign", "growth", "shrink", "hold", "required"}
+var feedKeys = []string{"interval", "timeout", "stale_after", "max_size", "proxy", "allow_networks", "sha256", "minisign", "growth", "shrink", "hold", "canary", "required"}
 
 func feedFields(f *blocklists.Feed) fields {
 	return fields{
@@ -44,6 +45,7 @@ func feedFields(f *blocklists.Feed) fields {
 		"growth":         func(v value) { v.drift(&f.Growth, math.MaxInt32) },
 		"shrink":         func(v value) { v.drift(&f.Shrink, 100) },
 		"hold":           set(&f.Hold, value.boolean),
+		"canary":         set(&f.Canary, value.text),
 		"required":       set(&f.Required, value.boolean),
 		"key":            set(&f.Key, value.keyName),
 	}
@@ -60,6 +62,9 @@ func (v value) feed(source string, f blocklists.Feed) *blocklists.Feed {
 		if f.StaleAfter != 0 && f.StaleAfter < f.Interval {
 			at.fail("the list would be stale (after %s) before the next look at it (after %s)", span(f.StaleAfter), span(f.Interval))
 		}
+		if at, given := v.child("canary"); given {
+			v.d.canaries = append(v.d.canaries, listAt{f.Canary, at})
+		}
 		return &f
 	}
 	for _, key := range feedKeys {
@@ -68,6 +73,15 @@ func (v value) feed(source string, f blocklists.Feed) *blocklists.Feed {
 		}
 	}
 	return nil
+}
+
+// checkCanaries reports groups of lists that are not there.
+func (d *decoder) checkCanaries(c *Config) {
+	for _, l := range d.canaries {
+		if !slices.ContainsFunc(c.Groups, func(g Group) bool { return g.Name == l.name }) {
+			l.at.fail("there is no group %s in groups", quote(l.name))
+		}
+	}
 }
 
 // listSource is source, or the URL of a list.

@@ -283,7 +283,7 @@ func TestFull(t *testing.T) {
 						Networks: []netip.Prefix{netip.MustParsePrefix("10.40.0.0/24")},
 						Minisign: "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3",
 						Growth:   blocklists.Drift{Percent: 100, Rules: 1000}, Shrink: blocklists.Drift{Percent: 30, Rules: 100},
-						Hold: true,
+						Hold: true, Canary: "executives",
 					},
 				},
 				{

@@ -92,12 +92,13 @@ func Parse(file string, data []byte, bundles fs.FS) (*Config, error) {
 // A run is what the decoders of one Parse share: the configuration file's, the
 // built-in default's, and one for each built-in ban that is used.
 type run struct {
-	bundles fs.FS
-	errs    collector
-	lists   []listAt                  // lists of all bans
-	keys    []listAt                  // keys that lists name
-	sources map[string]place          // of the files that the bans name
-	builtIn map[string]blocklists.Ban // those decoded already, by id
+	bundles  fs.FS
+	errs     collector
+	lists    []listAt                  // lists of all bans
+	keys     []listAt                  // keys that lists name
+	canaries []listAt                  // groups that lists name
+	sources  map[string]place          // of the files that the bans name
+	builtIn  map[string]blocklists.Ban // those decoded already, by id
 }
 
 // config decodes the whole file on top of c, but for the keys to skip.
@@ -160,4 +161,5 @@ func (d *decoder) check(c *Config) {
 	bans := d.knownNames("bans", len(c.Bans), func(i int) string { return c.Bans[i].ID })
 	d.checkGroups(c, bans)
 	d.checkExemptions(c, bans)
+	d.checkCanaries(c)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weir-gateway/weir/blocklists"
+	"github.com/weir-gateway/weir/gateway/policy"
 )
 
 // Kinds of changes that are about a canary.
@@ -111,9 +112,30 @@ func (g *Gateway) beginCanary(group string, c change) error {
 	if !slices.Contains(names, group) {
 		return fmt.Errorf("there is no group %q in force; there is: %s", group, orNone(names))
 	}
-	ahead := *old
-	g.compiled = old.with(&canary{group: group, policy: &ahead, from: old.snapshot.Generation(), since: time.Now(), who: c.who, why: c.why})
+	g.compiled = old.goingAhead(group, c)
 	err := g.reload(c)
+	if g.compiled.snapshot == nil {
+		g.compiled = old // it was not put in force
+	}
+	return err
+}
+
+// goingAhead returns the policy with a canary that says the same yet; it has no
+// snapshot.
+func (set *policySet) goingAhead(group string, c change) *policySet {
+	ahead := *set
+	return set.with(&canary{group: group, policy: &ahead, from: set.snapshot.Generation(), since: time.Now(), who: c.who, why: c.why})
+}
+
+// adoptAhead has the group of a list's canary have an update first: it begins a canary
+// where none runs, and is a part of the one that does.
+func (g *Gateway) adoptAhead(u *feedUpdate, c change) error {
+	old, group := g.compiled, u.list.Feed.Canary
+	known := slices.ContainsFunc(old.spec.Groups, func(of policy.Group) bool { return of.Name == group })
+	if old.canary == nil && known {
+		g.compiled = old.goingAhead(group, c)
+	}
+	err := g.adopt(g.cfg, g.watched.seenFile(g.cfg.File), u, time.Now())
 	if g.compiled.snapshot == nil {
 		g.compiled = old // it was not put in force
 	}

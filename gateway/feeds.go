@@ -536,7 +536,7 @@ func (g *Gateway) takeUpdate(ctx context.Context, u *feedUpdate) error {
 			reply = heldError{of}
 			return reply
 		}
-		err := g.adopt(g.cfg, g.watched.seenFile(g.cfg.File), u, time.Now())
+		err := g.adoptAhead(u, c)
 		if reply, taken = asRefusal(err, u.list.Name), err == nil; taken {
 			st := g.state.Load()
 			g.log.Info("policy in force", "who", u.who, "why", u.why, "generation", st.generation, "rules", g.store.Load().Rules(), "took", st.took)

@@ -158,7 +158,7 @@ func (g *Gateway) adopt(cfg *config.Config, file revisions, update *feedUpdate, 
 	g.resolver.setLocal(data)
 	g.cfg = cfg
 	// Where all that has changed is not taken, what is in force is what was.
-	if len(set.refused) == 0 || !set.says(g.compiled.ahead()) {
+	if len(set.refused) == 0 || g.compiled.snapshot == nil || !set.says(g.compiled.ahead()) {
 		g.publish(whole, began)
 	}
 	g.feeds.refuseFiles(set.refused)

@@ -241,3 +241,20 @@ func TestFeedBesideABrokenFile(t *testing.T) {
 		t.Errorf("put right: %v, last error %q", err, f.Status().LastError)
 	}
 }
+
+// TestCanaryBesideABrokenList: a group goes ahead although a file waits to be put
+// right, and whoever asked for it is told of the file.
+func TestCanaryBesideABrokenList(t *testing.T) {
+	w := newCanaryWorld(t)
+	w.write("own.txt", "<html>\n")
+	w.refused("html")
+	if text := w.call(http.StatusConflict, http.MethodPost, "/v1/canary", `{"group":"two"}`); !strings.Contains(text, "is in force, with the old rules") {
+		t.Errorf("%s", text)
+	}
+	if w.Status().Canary == nil {
+		t.Fatal("no canary runs")
+	}
+	w.write("own.txt", "banned.example\nnext.example\n")
+	waitFor(t, "the list put right", func() bool { return w.held("own") == nil })
+	w.sees("ahead", "next.example", true, false)
+}
