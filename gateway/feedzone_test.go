@@ -62,6 +62,7 @@ func pair(t *testing.T, list string) (primary, follower *fixture, restart func()
 // TestZoneIsFollowed: a gateway takes another's policy as a list, is told of
 // changes, and takes only what has changed.
 func TestZoneIsFollowed(t *testing.T) {
+	t.Parallel()
 	primary, follower, _ := pair(t, "one.example\ntwo.example\n=three.example\n")
 	until(t, "the first copy", func() bool { return follower.rcodeAndData("x.one.example") == "NOERROR" })
 	for i := range 3 {

@@ -33,6 +33,7 @@ func (w *exemptWorld) refused(reason string) *FeedStatus {
 // protected name is not taken, over a restart, too; its old rules stay, other changes
 // are in force, and somebody may approve it. One name more is simply in force.
 func TestFileGuard(t *testing.T) {
+	t.Parallel()
 	w := newCanaryWorld(t)
 	w.write("own.txt", "banned.example\none-more.example\n")
 	waitFor(t, "one name more", func() bool { return w.Status().Generation == 2 })
@@ -108,6 +109,7 @@ func (w *canaryWorld) ledgerRefused() {
 // TestFileGuardSize: a file that has become another list by its size is not taken, by
 // whichever way it would be compiled; one that was put right is.
 func TestFileGuardSize(t *testing.T) {
+	t.Parallel()
 	w := newCanaryWorld(t)
 	for _, tt := range []struct {
 		rules  int

@@ -278,6 +278,7 @@ func TestSkippedListIsLogged(t *testing.T) {
 // A reload that the machine was in the way of is tried again by itself, and
 // said once: the change that was to be put in force must not be forgotten.
 func TestReloadTriedAgain(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "weir.yml")
 	text := strings.ReplaceAll(ownBan, "UPSTREAM", upstream(t))

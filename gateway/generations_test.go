@@ -268,6 +268,7 @@ func TestStartOfAnotherVersion(t *testing.T) {
 
 // A disk that takes nothing leaves the policy in force, and the asker knows.
 func TestGenerationNotWritten(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, generationFiles("one.example"))
 	dir := filepath.Join(f.dir, "state", "generations")
 	if err := os.Rename(dir, dir+".away"); err != nil {

@@ -76,6 +76,7 @@ func zoneOf(server string) (serial uint32, records []string, err error) {
 // TestKnotFollows: Knot DNS follows the policy's zone by NOTIFY and IXFR, all
 // signed, and has the same records as the gateway after every change.
 func TestKnotFollows(t *testing.T) {
+	t.Parallel()
 	knotd, dir := corpus.Tool(t, "knotd"), t.TempDir()
 	addr := corpus.Port(t).String()
 	_, port, _ := net.SplitHostPort(addr)

@@ -34,9 +34,16 @@ func TestUDPAllocatesNothing(t *testing.T) {
 	}
 	o.length = 500 * time.Millisecond
 	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	r, err := runEngine(ctx, "udp", o, openUDP)
-	runtime.ReadMemStats(&after)
+	var r *report
+	for range 5 { // until it had enough of the processors
+		runtime.ReadMemStats(&before)
+		r, err = runEngine(ctx, "udp", o, openUDP)
+		runtime.ReadMemStats(&after)
+		if err != nil || r.Answered >= 20_000 {
+			break
+		}
+		o.length *= 2
+	}
 	if err != nil || r.Answered < 20_000 || r.Wrong > 0 {
 		t.Fatalf("%v, %d answered, %d wrong", err, r.Answered, r.Wrong)
 	}

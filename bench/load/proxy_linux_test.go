@@ -146,7 +146,7 @@ func TestFaultyTunnels(t *testing.T) {
 	origin := startOrigin(t)
 	for fault, code := range map[string]int{"lie": exitWrong, "hang up": 0, "silence": 0} {
 		p := serveProxy(t, &proxyServer{origin: origin, every: 10, fault: fault})
-		r := load(t, code, "connect", "-proxy", p.addr, "-origin", origin, "-conns", "4", "-time", "900ms", "-timeout", "300ms")
+		r := load(t, code, "connect", "-proxy", p.addr, "-origin", origin, "-conns", "4", "-time", "2500ms", "-timeout", "1s")
 		got := map[string]uint64{"lie": r.Wrong, "hang up": r.Errors, "silence": r.Lost}
 		if got[fault] == 0 || got[fault] > p.requests.Load()/10 {
 			t.Errorf("%s: %v of %d requests", fault, got, p.requests.Load())
@@ -168,7 +168,8 @@ func TestBlockedConnect(t *testing.T) {
 	}
 	p = serveProxy(t, &proxyServer{refuse: 403, every: 10, fault: "leak", origin: startOrigin(t)})
 	r = load(t, exitWrong, "blocked", "-proxy", p.addr, "-names", list, "-conns", "1", "-time", "200ms")
-	if want := p.requests.Load() / 10; r.Wrong != want {
+	// The last one may come when the time is over.
+	if want := p.requests.Load() / 10; r.Wrong != want && r.Wrong+1 != want {
 		t.Errorf("wrong %d, the proxy opened %d tunnels", r.Wrong, want)
 	}
 	p = serveProxy(t, &proxyServer{refuse: 502})
@@ -189,7 +190,7 @@ func TestGet(t *testing.T) {
 	}
 	p = serveProxy(t, &proxyServer{every: 10, fault: "lie"})
 	r = load(t, exitWrong, "get", "-proxy", p.addr, "-origin", "127.0.0.1:9", "-conns", "1", "-time", "200ms")
-	if want := p.requests.Load() / 10; r.Wrong != want {
+	if want := p.requests.Load() / 10; r.Wrong != want && r.Wrong+1 != want {
 		t.Errorf("wrong %d, the proxy lied %d times", r.Wrong, want)
 	}
 }
@@ -201,7 +202,7 @@ func TestOriginReadsHeadsInPieces(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	r := bufio.NewReader(c)
 	for _, pieces := range [][]string{
 		{"GET / HTTP/1.1\r\nHost: a\r\n\r\n"},
