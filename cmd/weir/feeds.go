@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/weir-gateway/weir/gateway"
+	"github.com/weir-gateway/weir/gateway/admin"
 )
 
 // feedCommands are those of lists that are fetched.
@@ -66,9 +67,14 @@ func listsUpdate(c *cli.Context) error {
 		return err
 	}
 	var st *gateway.Status
+	var refused error
 	if !c.Args().Present() {
 		st = new(gateway.Status)
-		if err := cl.change(c.Context, http.MethodPost, "/v1/update", "", gateway.UpdateRequest{Why: c.String("why")}, st); err != nil {
+		err := cl.change(c.Context, http.MethodPost, "/v1/update", "", gateway.UpdateRequest{Why: c.String("why")}, st)
+		if p, ok := errors.AsType[*admin.Problem](err); ok && p.Status == http.StatusConflict {
+			// What the files say is no reason not to look at what others publish.
+			refused, st = err, nil
+		} else if err != nil {
 			return err
 		}
 	}
@@ -82,7 +88,7 @@ func listsUpdate(c *cli.Context) error {
 			return err
 		}
 	}
-	errs := []error{printUpdates(c, st, results)}
+	errs := []error{printUpdates(c, st, results), refused}
 	for _, r := range results {
 		if r.Error != "" {
 			errs = append(errs, fmt.Errorf("list %s: %s", r.List, r.Error))

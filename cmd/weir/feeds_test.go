@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -51,6 +52,18 @@ func TestListsUpdateCommand(t *testing.T) {
 	run("weir: list feed: line 3: the rule google.com would hold back google.com", false, "lists", "update")
 	run("in quarantine: protected", true, "lists", "status")
 	run("no list of that name is fetched", false, "lists", "update", "other")
+	// A broken file keeps nobody from looking at what is fetched.
+	text.Store("one.example\nthree.example\n")
+	list := filepath.Join(filepath.Dir(file), "mine.txt")
+	writeFile(t, list, "mine.example\n")
+	replaceIn(t, file, own, own+"  - {name: mine, source: \"file:mine.txt\", format: domains}\n")
+	run("running: ", true, "reload")
+	writeFile(t, list, "<html>\n")
+	out, ok := asWeir(t, "lists", "update", "--config", file)
+	if ok || !strings.Contains(out, "list mine (") || !strings.Contains(out, "feed  held  2 rules") {
+		t.Errorf("beside a broken file: %s", out)
+	}
+	run("file mine: failing\n  1 failed", true, "lists", "status")
 	run("takes the name of one list", false, "lists", "approve")
 	if out, ok := asWeir(t, "lists", "update", "--admin", admin); ok || !strings.Contains(out, "credential") {
 		t.Errorf("without a credential: %s", out)
