@@ -42,6 +42,7 @@ type Answer struct {
 
 	links []Link
 	notes uint8
+	scope uint8  // of the client's subnet
 	ttl   uint32 // seconds; life may be over before that, see hotLife
 	size  int    // in memory, about
 	now   clock

@@ -2,19 +2,20 @@ package resolver
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/miekg/dns"
 )
 
 // A key is a question as the cache and the upstreams know it: two questions
-// with one key have one answer. The client subnet is not in it, because it is
-// never sent.
+// with one key have one answer.
 type key struct {
 	name   string // canonical: lower case, one spelling, with the final dot
 	qtype  uint16
 	qclass uint16
 	do, cd bool
+	subnet netip.Prefix // of the client; mostly none, see Subnets
 }
 
 // String returns the question for messages to people.
@@ -73,13 +74,15 @@ func canonical(name string) (string, bool) {
 }
 
 // query returns our own message for the question: no record or option of the
-// client's message goes upstream, so neither does a client subnet. AD asks for
-// the AD bit without DNSSEC records (RFC 6840, section 5.7).
+// client's message goes upstream. AD asks for the AD bit without DNSSEC records (RFC 6840, section 5.7).
 func (k key) query(id uint16, edns bool) *dns.Msg {
 	m := &dns.Msg{MsgHdr: dns.MsgHdr{Id: id, RecursionDesired: true, AuthenticatedData: true, CheckingDisabled: k.cd}}
 	m.Question = []dns.Question{{Name: k.name, Qtype: k.qtype, Qclass: k.qclass}}
 	if edns {
 		m.SetEdns0(udpSize, k.do)
+		if k.subnet.IsValid() {
+			m.IsEdns0().Option = []dns.EDNS0{subnetOption(k.subnet)}
+		}
 	}
 	return m
 }

@@ -51,6 +51,9 @@ func parse(raw []byte, id uint16, k key) (*dns.Msg, error) {
 	if m.Rcode == dns.RcodeSuccess && len(m.Answer) > 0 && !concerns(m.Answer, k.name) {
 		return nil, fmt.Errorf("%w: its records are about other names", errMalformed)
 	}
+	if !k.echoes(m) {
+		return nil, fmt.Errorf("%w: it is for another client subnet", errMalformed)
+	}
 	// What cannot be written again cannot be served. The name may be longer on
 	// the way out only by compression, which is ours.
 	m.Compress = true

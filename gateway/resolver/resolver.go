@@ -69,6 +69,7 @@ type Options struct {
 	CacheEntries int  // 0: no cache
 	CacheBytes   int  // what they may take; 0: 1 KiB for each entry
 	TTL          TTLs // of answers
+	Subnets      Subnets
 	Stale        Stale
 	Timeout      time.Duration // for a whole question; 0: 5 s. A try takes 2/5 of it, 2 s at the most
 	// MaxInFlight bounds the exchanges with upstreams under way, and so the
@@ -100,6 +101,7 @@ type Resolver struct {
 	ttl      TTLs
 	wait     time.Duration // for upstreams, where there is a stale answer
 	shape    Shape
+	subnets  Subnets
 	local    atomic.Pointer[Local] // nil: none
 	history  *History              // nil: none
 	count    counters
@@ -165,6 +167,7 @@ func newResolver(opts Options, now clock, port uint16) (*Resolver, error) {
 		cache:   newCache(opts.CacheEntries, opts.CacheBytes, opts.Stale.Max),
 		ttl:     opts.TTL, wait: cmp.Or(opts.Stale.Wait, defaultStaleWait),
 		shape:   opts.Shape,
+		subnets: opts.Subnets,
 		history: opts.History,
 		calls:   make(map[callKey]*call),
 	}
@@ -230,7 +233,7 @@ func (r *Resolver) Close() error {
 // may be stale, if it is known that upstreams do not answer now. It never blocks
 // on the network.
 func (r *Resolver) Cached(q *dns.Msg) *Answer {
-	k, err := keyOf(q)
+	k, err := r.keyOf(q)
 	if err != nil {
 		return nil
 	}
@@ -245,7 +248,7 @@ func (r *Resolver) Cached(q *dns.Msg) *Answer {
 // answered. Where the cache has an answer whose TTL is over, that is what comes
 // in place of either, and when the upstreams take too long (RFC 8767).
 func (r *Resolver) Resolve(ctx context.Context, q *dns.Msg) (*Answer, error) {
-	k, err := keyOf(q)
+	k, err := r.keyOf(q)
 	if err != nil {
 		return nil, err
 	}
@@ -308,7 +311,7 @@ func (r *Resolver) join(k key) (*call, error) {
 	}
 	c := &call{done: make(chan struct{})}
 	// A call may have ended between the look into the cache and the lock.
-	if c.answer = r.cache.get(k.cacheKey(), r.now()); c.answer != nil {
+	if c.answer = r.cachedFor(k); c.answer != nil {
 		close(c.done)
 		return c, nil
 	}
@@ -327,7 +330,7 @@ func (r *Resolver) join(k key) (*call, error) {
 func (r *Resolver) exchange(ck callKey, c *call) {
 	ctx, cancel := context.WithTimeout(r.ctx, r.timeout)
 	defer cancel()
-	m, err := r.group(ck.key.name).forward(ctx, ck.key)
+	m, err := r.forward(ctx, ck.key)
 	if err == nil {
 		c.answer = r.take(ck.key, m)
 	} else {
@@ -335,12 +338,21 @@ func (r *Resolver) exchange(ck callKey, c *call) {
 		r.count.failed.Add(1)
 	}
 	r.mu.Lock()
-	if ck.epoch == r.epoch.Load() {
+	if ck.epoch == r.epoch.Load() && ck.cacheable() {
 		r.keep(ck.key.cacheKey(), c)
 	}
 	delete(r.calls, ck)
 	r.mu.Unlock()
 	close(c.done)
+}
+
+// forward asks the upstreams for the name.
+func (r *Resolver) forward(ctx context.Context, k key) (*dns.Msg, error) {
+	g := r.group(k.name)
+	if g == r.main && k.cacheable() {
+		k.subnet = r.subnets.Fixed
+	}
+	return g.forward(ctx, k)
 }
 
 // SetLocal puts other local data in place. What was known before is forgotten:
@@ -355,6 +367,9 @@ func (r *Resolver) take(k key, m *dns.Msg) *Answer {
 	a := r.shaped(k, m)
 	if a.Filtered() {
 		r.count.filtered.Add(1)
+	}
+	if s := subnetIn(m); s != nil {
+		a.scope = s.SourceScope
 	}
 	r.history.add(a, r.now())
 	return a

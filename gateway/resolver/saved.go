@@ -40,6 +40,9 @@ func settings(opts *Options) [sha256.Size]byte {
 	for _, r := range opts.Routes {
 		_, _ = fmt.Fprintf(h, "route %q %q\n", r.Names, r.Upstreams)
 	}
+	if opts.Subnets.Fixed.IsValid() {
+		_, _ = fmt.Fprintf(h, "subnet %v\n", opts.Subnets.Fixed)
+	}
 	s := opts.Shape
 	_, _ = fmt.Fprintf(h, "shape %t %t %t %q %v\n", s.ECH, s.H3, s.Rebinding, s.PrivateNames, s.PrivateNetworks)
 	return [sha256.Size]byte(h.Sum(nil))

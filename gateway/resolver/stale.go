@@ -62,6 +62,9 @@ func (r *Resolver) held(k key) (*Answer, error) {
 		r.history.add(a, now)
 		return a, nil
 	}
+	if !k.cacheable() {
+		return nil, nil
+	}
 	a := r.cache.look(ck, now)
 	if a != nil && a.holds(now) {
 		r.count.hits.Add(1)
@@ -86,7 +89,20 @@ func (r *Resolver) held(k key) (*Answer, error) {
 }
 
 // expired returns the answer to give if upstreams do not, or nil.
-func (r *Resolver) expired(k key) *Answer { return r.cache.look(k.cacheKey(), r.now()) }
+func (r *Resolver) expired(k key) *Answer {
+	if !k.cacheable() {
+		return nil
+	}
+	return r.cache.look(k.cacheKey(), r.now())
+}
+
+// cachedFor returns the answer that holds, or nil.
+func (r *Resolver) cachedFor(k key) *Answer {
+	if !k.cacheable() {
+		return nil
+	}
+	return r.cache.get(k.cacheKey(), r.now())
+}
 
 func (r *Resolver) giveStale(a *Answer) *Answer {
 	r.count.stale.Add(1)
