@@ -73,6 +73,7 @@ type DNS struct {
 	Bootstrap  []netip.AddrPort  // resolvers for the host names of upstreams; empty: the system's
 	Blocked    blocklists.Answer // how blocked questions are answered
 	Cache      Cache
+	Subnet     ClientSubnet // what upstreams are told of clients
 	Cookies    Cookies
 	Structured StructuredErrors
 	Hosts      string   // a hosts file; empty: none

@@ -23,6 +23,7 @@ func (v value) dns(c *DNS) {
 		"cache": func(v value) {
 			v.cache(&c.Cache)
 		},
+		"client_subnet":     set(&c.Subnet, value.clientSubnet),
 		"cookies":           func(v value) { v.cookies(&c.Cookies) },
 		"ech":               set(&c.ECH, word(Strip, Keep)),
 		"h3":                set(&c.H3, word(Strip, Keep)),

@@ -22,7 +22,7 @@ func (g *Gateway) bindDNS(sink audit.Sink) error {
 		Listen: c.Listen, DoT: c.DoT.Listen, DoH: c.DoH.Listen, DoQ: c.DoQ.Listen, HTTP3: c.DoH.HTTP3, Name: c.TLS.Name, Proxies: c.Proxies,
 		Policy: &g.store, Resolver: &g.resolver,
 		Limits: dnsLimits(g.cfg), Audit: sink, Log: g.log, Drain: drain, MaxConns: encryptedLimit(openFiles()),
-		Structured: structured(&c.Structured),
+		Structured: structured(&c.Structured), Subnets: c.Subnet.Mode == config.SubnetPass,
 	}
 	if hasEncrypted(c) {
 		certs, err := dnsserver.NewCerts(certFiles(c))

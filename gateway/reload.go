@@ -200,6 +200,7 @@ func sameListeners(old, next *config.Config) error {
 		}
 	}
 	check("dns.listen", slices.Equal(old.DNS.Listen, next.DNS.Listen))
+	check("dns.client_subnet", (old.DNS.Subnet.Mode == config.SubnetPass) == (next.DNS.Subnet.Mode == config.SubnetPass))
 	check("dns.cookies", old.DNS.Cookies == next.DNS.Cookies)
 	check("dns.structured_errors", reflect.DeepEqual(old.DNS.Structured, next.DNS.Structured))
 	check("dns.dnstap", old.DNS.Dnstap == next.DNS.Dnstap)
@@ -227,7 +228,7 @@ func sameTLS(a, b *config.AdminTLS) bool {
 }
 
 func sameUpstreams(a, b *config.DNS) bool {
-	return reflect.DeepEqual(a.Upstreams, b.Upstreams) && a.Strategy == b.Strategy && reflect.DeepEqual(a.Routes, b.Routes) && slices.Equal(a.Bootstrap, b.Bootstrap) && sameCache(a.Cache, b.Cache)
+	return reflect.DeepEqual(a.Upstreams, b.Upstreams) && a.Strategy == b.Strategy && reflect.DeepEqual(a.Routes, b.Routes) && slices.Equal(a.Bootstrap, b.Bootstrap) && a.Subnet == b.Subnet && sameCache(a.Cache, b.Cache)
 }
 
 // sameCache reports whether the caches differ at most in what becomes of them at

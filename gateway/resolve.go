@@ -56,7 +56,8 @@ func newResolver(cfg *config.Config, data *resolver.Local, history *resolver.His
 		Upstreams: cfg.DNS.Upstreams, Strategy: resolver.Strategy(cfg.DNS.Strategy), Routes: resolverRoutes(cfg), Bootstrap: cfg.DNS.Bootstrap,
 		Self: cfg.DNS.Listen, CacheEntries: cfg.DNS.Cache.Entries, CacheBytes: cfg.DNS.Cache.Bytes, Log: log,
 		Stale: resolver.Stale(cfg.DNS.Cache.Stale), TTL: resolver.TTLs(cfg.DNS.Cache.TTL),
-		Shape: shape(cfg), Local: data, History: history,
+		Subnets: resolver.Subnets{Fixed: cfg.DNS.Subnet.Network, Pass: cfg.DNS.Subnet.Mode == config.SubnetPass},
+		Shape:   shape(cfg), Local: data, History: history,
 	})
 }
 

@@ -43,10 +43,11 @@ type question struct {
 	transport  transport
 	limit      int // the longest reply that the client takes
 	edns, do   bool
-	cookie     string // for the reply, in hexadecimal digits; empty for none
-	pad        bool   // RFC 7830: the question was padded, and so is the reply
-	keepalive  bool   // RFC 7828: the client asks how long a connection may idle
-	structured bool   // the client reads explanations
+	cookie     string            // for the reply, in hexadecimal digits; empty for none
+	pad        bool              // RFC 7830: the question was padded, and so is the reply
+	keepalive  bool              // RFC 7828: the client asks how long a connection may idle
+	structured bool              // the client reads explanations
+	subnet     *dns.EDNS0_SUBNET // the client's, where it is passed on; nil: none
 	arrived    time.Time
 	// What the resolver said; both are nil before it was asked.
 	answer  *resolver.Answer
@@ -69,6 +70,7 @@ type core struct {
 	proxies    proxies
 	cookies    *Cookies    // nil: the option means nothing
 	structured *Structured // nil: never
+	subnets    bool        // client subnets are passed on
 	blockTTL   uint32
 	timeout    time.Duration
 	// endpoints are our encrypted ones, as SVCB records, and name is what we are
@@ -245,7 +247,7 @@ func (c *core) accept(dst, p []byte, from netip.Addr, tr transport) (q *question
 
 // look is accept for a message that was counted.
 func (c *core) look(dst, p []byte, from netip.Addr, tr transport, arrived time.Time) (q *question, reply []byte) {
-	look := wire.Query{Cookies: c.cookies != nil}
+	look := wire.Query{Cookies: c.cookies != nil, Subnets: c.subnets}
 	switch f, rcode := look.Parse(p); f {
 	case wire.Ignore:
 		c.stats.drop(ignored(p))
@@ -277,6 +279,9 @@ func (c *core) unpack(dst, p []byte, from netip.Addr, tr transport, arrived time
 	}
 	q.setEDNS(opt)
 	q.structured = c.structured.asked(opt)
+	if c.subnets {
+		q.subnet = clientSubnet(opt)
+	}
 	switch rcode := c.bake(q, opt); {
 	case rcode == rcodeCookieOnly:
 		return nil, c.refuse(dst, q, dns.RcodeSuccess, nil)

@@ -86,7 +86,7 @@ type inquiry struct {
 // read reads the message.
 func (h *hot) read(q *inquiry, p []byte, from netip.Addr) {
 	q.msg, q.from = p, from
-	q.query.Cookies = h.core.cookies != nil
+	q.query.Cookies, q.query.Subnets = h.core.cookies != nil, h.core.subnets
 	q.fate, q.rcode = q.query.Parse(p)
 }
 

@@ -354,6 +354,13 @@ func (c *core) opt(q *question, e *dns.EDNS0_EDE) *dns.OPT {
 	if e != nil {
 		o.Option = append(o.Option, e)
 	}
+	if q.subnet != nil { // RFC 7871, section 7.2.1: the client's own, and for how much of it the answer is
+		s := *q.subnet
+		if s.SourceScope = 0; q.answer != nil {
+			s.SourceScope = q.answer.Scope()
+		}
+		o.Option = append(o.Option, &s)
+	}
 	if d := c.idle[q.transport]; q.keepalive && d > 0 {
 		// RFC 7828, section 3.1: in units of 100 ms.
 		o.Option = append(o.Option, &dns.EDNS0_TCP_KEEPALIVE{Code: dns.EDNS0TCPKEEPALIVE, Timeout: uint16(min(d/(100*time.Millisecond), math.MaxUint16))})

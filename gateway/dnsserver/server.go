@@ -98,6 +98,9 @@ type Options struct {
 	MaxPerClient int
 	// Cookies are the DNS cookies of clients; nil: the option means nothing.
 	Cookies *Cookies
+	// Subnets says that the resolver passes client subnets on (resolver.Subnets):
+	// questions with one go there, and replies say for how much of it they are.
+	Subnets bool
 	// Structured has blocked answers say why in a form that programs read.
 	Structured *Structured
 
@@ -182,7 +185,7 @@ func Listen(opts Options) (*Server, error) {
 		policy: opts.Policy, resolver: opts.Resolver, audit: opts.Audit,
 		structured: opts.Structured,
 		blockTTL:   uint32(opts.BlockTTL / time.Second),
-		timeout:    opts.Timeout, cookies: opts.Cookies, limits: newLimiter(&opts.Limits), tap: opts.Tap, proxies: opts.Proxies,
+		timeout:    opts.Timeout, cookies: opts.Cookies, subnets: opts.Subnets, limits: newLimiter(&opts.Limits), tap: opts.Tap, proxies: opts.Proxies,
 	}
 	s.core.hots = make(chan *hot, opts.Readers)
 	for range opts.Readers {

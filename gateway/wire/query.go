@@ -78,6 +78,9 @@ type Query struct {
 	// Cookies says that the option of that name means something, so that a
 	// message with it is Complex. It is the caller's to set.
 	Cookies bool
+	// Subnets says the same of the client subnet, where it says more than that none
+	// is to be told.
+	Subnets bool
 
 	msg  []byte            // header and question
 	text int               // octets of the name as text
@@ -221,7 +224,7 @@ func (q *Query) readOPT(p []byte) bool {
 			return false
 		}
 		code, n := binary.BigEndian.Uint16(options), int(binary.BigEndian.Uint16(options[2:]))
-		if n > len(options)-4 || !knownOption(code, options[4:4+n]) || code == optionCookie && q.Cookies {
+		if n > len(options)-4 || !knownOption(code, options[4:4+n]) || code == optionCookie && q.Cookies || code == optionSubnet && q.Subnets && options[4+2] > 0 {
 			return false
 		}
 		q.Padded, q.Keepalive = q.Padded || code == optionPadding, q.Keepalive || code == optionKeepalive
@@ -234,6 +237,7 @@ func (q *Query) readOPT(p []byte) bool {
 }
 
 const (
+	optionSubnet    = 8  // RFC 7871, section 6
 	optionCookie    = 10 // RFC 7873, section 4
 	optionKeepalive = 11 // RFC 7828, section 3.1
 	optionPadding   = 12 // RFC 7830, section 3
@@ -242,13 +246,13 @@ const (
 // knownOption reports whether it is an option that clients send, that may
 // stand in any query, and that is well-formed.
 func knownOption(code uint16, data []byte) bool {
-	const nsid, dau, n3u, subnet = 3, 5, 7, 8
+	const nsid, dau, n3u = 3, 5, 7
 	switch code {
 	case nsid, dau, dau + 1, n3u, optionCookie, optionPadding:
 		return true
 	case optionKeepalive:
 		return len(data) == 0 || len(data) == 2 // RFC 7828, section 3.1
-	case subnet:
+	case optionSubnet:
 		if len(data) < 4 {
 			return false
 		}
