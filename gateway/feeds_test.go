@@ -101,7 +101,7 @@ bans:
   reference: "https://example.org/own"
   lists:
   - {name: own, source: "file:own.txt", format: domains}
-  - {name: feed, source: "ORIGIN/list.txt", format: domains, interval: 30d, timeout: 3s EXTRA}
+  - {name: feed, source: "ORIGIN/list.txt", format: domains, interval: 30d, timeout: 6s EXTRA}
   vectors: "file:vectors.txt"
 `
 

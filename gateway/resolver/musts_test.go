@@ -106,7 +106,7 @@ func TestQUICCancels(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.CloseWithError(0, "") })
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	k := key{name: "www.example.", qtype: dns.TypeA, qclass: dns.ClassINET}
 	if _, err := roundTrip(ctx, conn, k.query(0, true)); err == nil {
@@ -117,7 +117,7 @@ func TestQUICCancels(t *testing.T) {
 		if e, ok := errors.AsType[*quic.StreamError](err); !ok || e.ErrorCode != doqRequestCancelled || !e.Remote {
 			t.Errorf("%v, want STOP_SENDING with DOQ_REQUEST_CANCELLED", err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the upstream hears nothing")
 	}
 }

@@ -208,7 +208,7 @@ func TestFirstWaiterLeaves(t *testing.T) {
 		return inner(q)
 	}
 	r := open(t, Options{Upstreams: udp(t, listen(t, z)), CacheEntries: 100})
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	second := make(chan error)
 	go func() {
@@ -230,7 +230,7 @@ func TestFirstWaiterLeaves(t *testing.T) {
 }
 
 func TestMaxInFlight(t *testing.T) {
-	r := open(t, Options{Upstreams: udp(t, listen(t, silent())), MaxInFlight: 3, Timeout: 500 * time.Millisecond})
+	r := open(t, Options{Upstreams: udp(t, listen(t, silent())), MaxInFlight: 3, Timeout: 3 * time.Second})
 	var wg sync.WaitGroup
 	for _, name := range []string{"a.example", "b.example", "c.example"} {
 		wg.Go(func() {

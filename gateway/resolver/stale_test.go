@@ -287,7 +287,7 @@ func TestPrefetchIsBounded(t *testing.T) {
 func TestFailuresAreRemembered(t *testing.T) {
 	clk, z := newClock(), newOutage(t, brief)
 	z.mode.Store(mute)
-	r := openAt(t, Options{Upstreams: udp(t, listen(t, z)), CacheEntries: 10, Timeout: 100 * time.Millisecond, backoff: time.Hour}, clk.now, portDNS)
+	r := openAt(t, Options{Upstreams: udp(t, listen(t, z)), CacheEntries: 10, Timeout: 400 * time.Millisecond, backoff: time.Hour}, clk.now, portDNS)
 	asked := func() bool {
 		before := z.queries.Load()
 		_, err := r.Resolve(t.Context(), question("www.example", dns.TypeA))

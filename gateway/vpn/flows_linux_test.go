@@ -56,6 +56,7 @@ func echo(c net.Conn, text string) string {
 // TestNewBanEndsFlows: what is open when a ban comes ends, and nothing else does;
 // what a banned server goes on sending does not arrive.
 func TestNewBanEndsFlows(t *testing.T) {
+	unhurried(t)
 	w := newWorld(t)
 	w.settle(t, "open")
 	k := Kernel{NetNS: w.gateway.fd}
@@ -132,6 +133,7 @@ func (w *world) pusher(t *testing.T, c net.Conn) func() string {
 // TestFlowsFromBefore: what was open before the table is in place is judged like
 // what comes after it.
 func TestFlowsFromBefore(t *testing.T) {
+	unhurried(t)
 	w := newWorld(t)
 	w.settle(t, "open")
 	k := Kernel{NetNS: w.gateway.fd}
@@ -154,6 +156,7 @@ func TestFlowsFromBefore(t *testing.T) {
 
 // TestBigPongs: an answer to a small ping is small, or does not arrive.
 func TestBigPongs(t *testing.T) {
+	unhurried(t)
 	w := newWorld(t)
 	k := Kernel{NetNS: w.gateway.fd}
 	if _, err := k.Apply(Rules("v1", parse(t, worldDefault), nil)); err != nil {

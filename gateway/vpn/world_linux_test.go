@@ -351,6 +351,13 @@ var lateness atomic.Int64
 // silence is how long nothing must come to count as that.
 func silence() time.Duration { return 200*time.Millisecond + time.Duration(lateness.Load()) }
 
+// unhurried makes silence longer for a test that waits for it only a few times.
+func unhurried(t *testing.T) {
+	t.Helper()
+	before := lateness.Swap(int64(time.Second))
+	t.Cleanup(func() { lateness.Store(before) })
+}
+
 // ask sends something and returns the word that came back, or what came in its
 // place: refused at once, or silence.
 func (s space) ask(network, from, to string) (word string) {
