@@ -4,7 +4,8 @@
 // It compiles the lists of a configuration into a policy.Snapshot, hands that
 // to the DNS plane (dnsserver) and the proxy plane (proxy) through one Store,
 // and replaces it on reload: built beside the old one, swapped whole, or
-// rejected whole. One goroutine owns the list state. The package itself
+// rejected whole; a list whose source cannot be taken is what it was, and no
+// reason to reject the rest. One goroutine owns the list state. The package itself
 // decides nothing and parses no packet.
 package gateway
 

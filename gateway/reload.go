@@ -28,7 +28,8 @@ const watchEvery = 250 * time.Millisecond
 const retryEvery = 5 * time.Second
 
 // Reload reads the configuration and all lists again and puts them in force,
-// or returns an error and changes nothing. It returns when that is done.
+// or returns an error and changes nothing; where some lists only cannot be taken,
+// the error says so. It returns when that is done.
 func (g *Gateway) Reload(ctx context.Context) error {
 	return g.change(ctx, change{who: "operator", why: "asked", kind: changeReload})
 }
