@@ -125,7 +125,8 @@ type compiler struct {
 	beside  bool // a policy is in force meanwhile
 	pace    pacer
 	heap    *heapBound
-	stays   map[int]int // lists that are what they were, to their indexes there
+	stays   map[int]int     // lists that are what they were, to their indexes there
+	spared  map[string]bool // bans that are what they were, whatever their vectors say now
 	refused []*fileRefusal
 }
 
@@ -206,7 +207,7 @@ func (c *compiler) rules(old *policySet) (set *blocklists.Set, built bool, err e
 		if err == nil {
 			err = c.checkVectors(set, built, old)
 		}
-		if !c.stayWithVectors(err) {
+		if !c.stayWithVectors(err) && !c.spareBan(err) {
 			return set, built, err
 		}
 		c.heap.lift()

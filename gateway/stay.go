@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -115,6 +116,58 @@ func (c *compiler) stayWithVectors(err error) bool {
 		again = c.stay(i, r) || again
 	}
 	return again
+}
+
+// spareBan reports whether a compilation is to begin anew without the vectors of a
+// ban: where nothing of the ban is another than it was, and its vectors held then, it
+// is they that are broken, and all other changes are none of theirs.
+func (c *compiler) spareBan(err error) bool {
+	v, ok := errors.AsType[*vectorError](err)
+	if !ok || c.spared[v.ban] || !c.sameBan(v.ban) {
+		return false
+	}
+	if c.spared == nil {
+		c.spared = make(map[string]bool)
+	}
+	c.spared[v.ban] = true
+	i := slices.IndexFunc(c.cfg.Bans, func(b blocklists.Ban) bool { return b.ID == v.ban })
+	from := c.cfg.Bans[i].Vectors
+	c.refused = append(c.refused, &fileRefusal{
+		list: "vectors of " + v.ban, file: strings.TrimPrefix(from, "file:"), since: time.Now(),
+		why: refusal{reasonVectors, err.Error()}, broken: err, held: source.Copy{SHA256: sourceDigest(from)},
+	})
+	return true
+}
+
+// sameBan reports whether all lists of a ban say what they did.
+func (c *compiler) sameBan(id string) bool {
+	was := c.copies.was
+	if was == nil {
+		return false
+	}
+	of := func(b *blocklists.Ban) bool { return b.ID == id }
+	now, old := slices.IndexFunc(c.spec.Bans, of), slices.IndexFunc(was.bans, of)
+	if now < 0 || old < 0 || !slices.Equal(c.spec.Bans[now].Tiers, was.bans[old].Tiers) {
+		return false
+	}
+	lists := 0
+	for i := range c.parts {
+		p := &c.parts[i]
+		if p.status.Ban != id {
+			continue
+		}
+		lists++
+		j := slices.IndexFunc(was.parts, func(o part) bool { return sameList(*p, o) })
+		if _, stays := c.stays[i]; !stays && (j < 0 || p.status.Digest != was.parts[j].status.Digest || !slices.Equal(p.inline, was.parts[j].inline)) {
+			return false
+		}
+	}
+	for j := range was.parts {
+		if was.parts[j].status.Ban == id {
+			lists--
+		}
+	}
+	return lists == 0
 }
 
 // A partialError says what of a change is not in force.

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"net/http"
 	"net/netip"
 	"os"
@@ -257,4 +258,39 @@ func TestCanaryBesideABrokenList(t *testing.T) {
 	w.write("own.txt", "banned.example\nnext.example\n")
 	waitFor(t, "the list put right", func() bool { return w.held("own") == nil })
 	w.sees("ahead", "next.example", true, false)
+}
+
+// TestBrokenVectors: vectors that are broken, while their ban is what it was, hold up
+// no other change; but nothing of their ban may change until they are put right.
+func TestBrokenVectors(t *testing.T) {
+	f := newStayWorld(t)
+	for i, text := range []string{"blok x\n", "block never.example\n", ""} {
+		if f.write("vectors.txt", text); text == "" {
+			if err := os.Remove(filepath.Join(f.dir, "vectors.txt")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fresh := fmt.Sprintf("fresh%d.example", i)
+		f.write("third.txt", f.read("third.txt")+fresh+"\n")
+		f.write("second.txt", "second.example\nunchecked.example\n")
+		if err := f.Reload(t.Context()); !isPartial(err) || !strings.Contains(err.Error(), "vectors") {
+			t.Errorf("%q: %v", text, err)
+		}
+		for name, want := range map[string]string{fresh: "NXDOMAIN", "second.example": "NXDOMAIN", "unchecked.example": "NOERROR"} {
+			if got := f.rcode(name); got != want {
+				t.Errorf("%q: %s is %s, want %s", text, name, got, want)
+			}
+		}
+		if !strings.Contains(f.get("/metrics"), `weir_list_file_refused{list="vectors of own",reason="vectors"} 1`) || f.Status().LastError == "" {
+			t.Errorf("%q: it is not to be seen", text)
+		}
+	}
+	f.restart()
+	if f.rcode("second.example") != "NXDOMAIN" || f.rcode("fresh2.example") != "NXDOMAIN" || f.Status().LastError == "" {
+		t.Error("after a restart")
+	}
+	f.write("vectors.txt", "block second.example\n")
+	if err := f.Reload(t.Context()); err != nil || f.rcode("unchecked.example") != "NXDOMAIN" || f.Status().LastError != "" {
+		t.Errorf("put right: %v", err)
+	}
 }

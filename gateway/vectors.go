@@ -24,6 +24,10 @@ func (c *compiler) checkVectors(set *blocklists.Set, built bool, old *policySet)
 		if ban.Vectors == "" || !built && c.sameVectors(i, old) {
 			continue
 		}
+		if c.spared[ban.ID] {
+			c.read[ban.Vectors] = look(ban.Vectors)
+			continue
+		}
 		if err := c.checkBan(set, i, ban); err != nil {
 			return &vectorError{ban.ID, c.cfg.At(ban.Vectors, fmt.Errorf("ban %s: vectors %s: %w", ban.ID, ban.Vectors, err))}
 		}

@@ -42,7 +42,7 @@ func TestVectorsAfterEdit(t *testing.T) {
 	// So are vectors in a file, while the list stays.
 	write("own.txt", "banned.example\n")
 	write("v.txt", "block other.example\n")
-	if _, err := compile(cfg, 2, old); err == nil || !strings.Contains(err.Error(), "vectors") {
+	if set, err := compile(cfg, 2, old); err != nil || len(set.refused) != 1 || set.refused[0].list != "vectors of own" {
 		t.Errorf("vectors edited against their list: %v", err)
 	}
 

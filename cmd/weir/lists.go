@@ -206,13 +206,18 @@ func listsStatus(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	e, err := gateway.NewExplainer(cfg)
-	if err != nil {
-		return err
-	}
-	st := listsState{Config: cfg.File, Lists: e.Lists()}
+	st := listsState{Config: cfg.File}
 	if st.Running, err = askRunning(c, cfg); err != nil {
 		st.Note = err.Error()
+	}
+	// Where the lists cannot be loaded any more, it matters most what is in force.
+	switch e, err := gateway.NewExplainer(cfg); {
+	case err == nil:
+		st.Lists = e.Lists()
+	case st.Running == nil:
+		return err
+	default:
+		st.Lists = st.Running.Lists
 	}
 	if c.Bool("json") {
 		return printJSON(c.App.Writer, st)
