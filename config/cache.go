@@ -17,9 +17,11 @@ type Stale struct {
 // TTL bounds for how long answers are kept.
 type TTL struct {
 	Min, Max time.Duration
+	Jitter   int // per cent by which they are shortened at the most, each by another share
 }
 
 const (
+	maxJitter = 50 // per cent
 	// maxEntries bounds the answer cache: about 10 GB of answers.
 	maxEntries = 10_000_000
 	// minBytes is room for the longest answer in each part of the cache.
@@ -44,8 +46,9 @@ func (v value) cache(c *Cache) {
 		},
 		"ttl": func(v value) {
 			v.object(fields{
-				"min": set(&c.TTL.Min, interval(0, maxFloor)),
-				"max": set(&c.TTL.Max, interval(time.Second, maxCap)),
+				"min":    set(&c.TTL.Min, interval(0, maxFloor)),
+				"max":    set(&c.TTL.Max, interval(time.Second, maxCap)),
+				"jitter": set(&c.TTL.Jitter, number(0, maxJitter)),
 			})
 			if c.TTL.Min > c.TTL.Max {
 				v.fail("min (%s) is above max (%s)", c.TTL.Min, c.TTL.Max)

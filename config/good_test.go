@@ -183,7 +183,7 @@ func TestFull(t *testing.T) {
 			},
 			Bootstrap:  addrs("192.0.2.54:53", "[2001:db8::54]:53"),
 			Blocked:    blocklists.Answer{Mode: blocklists.NXDOMAIN},
-			Cache:      Cache{Entries: 200_000, Bytes: 128 << 20, Stale: Stale{12 * time.Hour, 1500 * time.Millisecond}, TTL: TTL{5 * time.Second, 12 * time.Hour}, Persist: true},
+			Cache:      Cache{Entries: 200_000, Bytes: 128 << 20, Stale: Stale{12 * time.Hour, 1500 * time.Millisecond}, TTL: TTL{5 * time.Second, 12 * time.Hour, 10}, Persist: true},
 			Structured: StructuredErrors{Enabled: true, Option: 65001, Contact: []string{"mailto:desk@example.org", "tel:+1-613-555-0100"}, Organization: "Example Network Operations", Language: English},
 			Hosts:      filepath.Join(dir, "lists", "hosts"),
 			Records: []string{

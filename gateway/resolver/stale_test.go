@@ -333,7 +333,7 @@ func TestTTLBounds(t *testing.T) {
 		{"floor", TTLs{Min: 200 * time.Second}, []string{"www.example. 100 IN A 192.0.2.1"}, 200},
 		{"floor of none", TTLs{Min: 200 * time.Second}, []string{"www.example. 0 IN A 192.0.2.1"}, 200},
 		{"cap", TTLs{Max: 50 * time.Second}, []string{"www.example. 100 IN A 192.0.2.1"}, 50},
-		{"cap below floor", TTLs{200 * time.Second, 50 * time.Second}, []string{"www.example. 100 IN A 192.0.2.1"}, 50},
+		{"cap below floor", TTLs{Min: 200 * time.Second, Max: 50 * time.Second}, []string{"www.example. 100 IN A 192.0.2.1"}, 50},
 		{"a day", TTLs{Max: 100 * time.Hour}, []string{"www.example. 1000000 IN A 192.0.2.1"}, maxTTL},
 		{"negative", TTLs{}, []string{soa8h}, maxNegativeTTL},
 		{"negative cap", TTLs{Max: time.Minute}, []string{soa8h}, 60},

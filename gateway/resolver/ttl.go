@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"math/rand/v2"
 	"time"
 
 	"github.com/miekg/dns"
@@ -14,6 +15,9 @@ const maxNegativeTTL = 3 * 60 * 60
 // bound, but for a day that nothing outlives.
 type TTLs struct {
 	Min, Max time.Duration
+	// Jitter is by how many per cent an answer's life is cut at the most, each by
+	// another share: what came together does not end together.
+	Jitter int
 }
 
 // apply brings the response's life, and the TTLs of its records, within bounds.
@@ -40,4 +44,20 @@ func (t TTLs) apply(r *response) {
 		high = min(high, maxNegativeTTL)
 	}
 	r.life = min(max(r.life, time.Duration(low)*time.Second), time.Duration(high)*time.Second)
+	if t.Jitter > 0 {
+		t.scatter(r, max(low, 1))
+	}
+}
+
+// scatter cuts the TTLs of a response, all alike, but not those that are at the
+// floor.
+func (t TTLs) scatter(r *response, floor uint32) {
+	left := 1 - rand.Float64()*float64(t.Jitter)/100
+	cut := func(ttl uint32) uint32 { return min(ttl, max(uint32(float64(ttl)*left), floor)) }
+	for _, rrs := range [][]dns.RR{r.answer, r.ns} {
+		for _, rr := range rrs {
+			rr.Header().Ttl = cut(rr.Header().Ttl)
+		}
+	}
+	r.life = time.Duration(cut(uint32(r.life/time.Second))) * time.Second
 }
