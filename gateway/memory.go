@@ -20,10 +20,9 @@ const (
 	// long. A question on the hot path leaves no garbage; a forwarded one leaves
 	// some 10 KB, so this is a collection of a few milliseconds for every 1,500 of
 	// them. What else lives, connections and caches, is what garbage comes of, and
-	// the collector's to walk: beside it may lie garbageShare times as much, so that
-	// a busy proxy does not collect for a tenth of its time.
-	garbageRoom  = 16 << 20
-	garbageShare = 2
+	// the collector's to walk: beside it may lie as much again, as the runtime has
+	// it, so that a busy proxy or a large cache does not mean collecting all the time.
+	garbageRoom = 16 << 20
 	// leastPercent keeps a policy of many millions of names from being collected
 	// all the time, and mostPercent a small one from being never.
 	leastPercent, mostPercent = 10, 400
@@ -136,7 +135,7 @@ func read(metric string) uint64 {
 
 // gcPercent is GOGC where so much lives, tables of a policy among it.
 func gcPercent(live, tables uint64) int {
-	room := garbageRoom + garbageShare*(live-min(live, tables))
+	room := garbageRoom + live - min(live, tables)
 	return int(min(max(room*100/max(live, 1), leastPercent), mostPercent))
 }
 
