@@ -14,6 +14,10 @@ func TestNonexistentForAllTypes(t *testing.T) {
 		m := new(dns.Msg).SetReply(q)
 		m.Ns = []dns.RR{rr(t, "example. 300 IN SOA ns.example. h.example. 1 2 3 4 60")}
 		switch q.Question[0].Name {
+		case "lame.example.": // as some say of all but A
+			if q.Question[0].Qtype != dns.TypeA {
+				m.Rcode = dns.RcodeNameError
+			}
 		case "nothing.example.":
 			m.Rcode = dns.RcodeNameError
 		case "alias.example.":
@@ -38,9 +42,9 @@ func TestNonexistentForAllTypes(t *testing.T) {
 		}
 	}
 	no, yes := dns.RcodeNameError, dns.RcodeSuccess
-	ask("nothing.example", dns.TypeAAAA, false, no, 1)
+	ask("nothing.example", dns.TypeA, false, no, 1)
 	clk.move(20 * time.Second)
-	ask("nothing.example", dns.TypeA, false, no, 0)
+	ask("nothing.example", dns.TypeAAAA, false, no, 0)
 	ask("nothing.example", dns.TypeMX, false, no, 0)
 	a := hot.Get(r, Question{Name: "nothing.example", Type: dns.TypeMX}, clk.now())
 	if a == nil {
@@ -54,6 +58,9 @@ func TestNonexistentForAllTypes(t *testing.T) {
 	ask("nodata.example", dns.TypeAAAA, false, yes, 1)
 	ask("alias.example", dns.TypeA, false, no, 1)
 	ask("alias.example", dns.TypeAAAA, false, no, 1) // there is an alias, or there may be none for that type
+	ask("lame.example", dns.TypeHTTPS, false, no, 1)
+	ask("lame.example", dns.TypeAAAA, false, no, 1)
+	ask("lame.example", dns.TypeA, false, yes, 1)
 	clk.move(41 * time.Second)
 	ask("nothing.example", dns.TypeTXT, false, no, 1)
 	if n, err := r.Forget("nothing.example", false); err != nil || n < 2 {
