@@ -31,8 +31,10 @@ func knownNames(t *testing.T, f corpus.Misdeed) {
 	const n = 1000
 	c, clk := corpus.NewCulprit(t, 30), newClock()
 	r := openAt(t, Options{Upstreams: udp(t, c.Addr), CacheEntries: 2 * n, MaxInFlight: 2 * n,
-		Stale: Stale{time.Hour, 250 * time.Millisecond}, Timeout: 2 * time.Second, late: lateAfter}, clk.now, portDNS)
-	askRight(t, r, n)
+		Stale: Stale{time.Hour, 250 * time.Millisecond}, Timeout: 20 * time.Second, late: lateAfter}, clk.now, portDNS)
+	if known := askRight(t, r, n); known != n {
+		t.Fatalf("%d of %d names are answered before anything fails", known, n)
+	}
 	clk.move(time.Minute)
 	c.Do(f)
 	start := time.Now()
