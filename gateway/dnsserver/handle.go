@@ -280,7 +280,7 @@ func (c *core) unpack(dst, p []byte, from netip.Addr, tr transport, arrived time
 	q.setEDNS(opt)
 	q.structured = c.structured.asked(opt)
 	if c.subnets {
-		q.subnet = clientSubnet(opt)
+		q.subnet = resolver.ClientSubnet(m)
 	}
 	switch rcode := c.bake(q, opt); {
 	case rcode == rcodeCookieOnly:

@@ -50,16 +50,3 @@ func hideOptions(p []byte) {
 		}
 	}
 }
-
-// clientSubnet returns the client subnet of a query, nil for none.
-func clientSubnet(opt *dns.OPT) *dns.EDNS0_SUBNET {
-	if opt == nil {
-		return nil
-	}
-	for _, o := range opt.Option {
-		if s, ok := o.(*dns.EDNS0_SUBNET); ok {
-			return s
-		}
-	}
-	return nil
-}

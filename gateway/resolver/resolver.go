@@ -368,7 +368,7 @@ func (r *Resolver) take(k key, m *dns.Msg) *Answer {
 	if a.Filtered() {
 		r.count.filtered.Add(1)
 	}
-	if s := subnetIn(m); s != nil {
+	if s := ClientSubnet(m); s != nil {
 		a.scope = s.SourceScope
 	}
 	r.history.add(a, r.now())

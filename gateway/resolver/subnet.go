@@ -32,7 +32,7 @@ func (r *Resolver) keyOf(q *dns.Msg) (key, error) {
 // client says that it wants none told (0 bits), or says one that means nothing to
 // others (section 11.3).
 func passedSubnet(q *dns.Msg) netip.Prefix {
-	o := subnetIn(q)
+	o := ClientSubnet(q)
 	if o == nil || o.SourceNetmask == 0 {
 		return netip.Prefix{}
 	}
@@ -49,7 +49,8 @@ func passedSubnet(q *dns.Msg) netip.Prefix {
 	return p
 }
 
-func subnetIn(m *dns.Msg) *dns.EDNS0_SUBNET {
+// ClientSubnet returns the client subnet that a message speaks of, nil for none.
+func ClientSubnet(m *dns.Msg) *dns.EDNS0_SUBNET {
 	opt := m.IsEdns0()
 	if opt == nil {
 		return nil
@@ -74,7 +75,7 @@ func subnetOption(p netip.Prefix) *dns.EDNS0_SUBNET {
 // echoes reports whether a response speaks of the subnet that it was asked for, or
 // of none; another one is not ours (section 7.3).
 func (k key) echoes(m *dns.Msg) bool {
-	o := subnetIn(m)
+	o := ClientSubnet(m)
 	if o == nil || !k.subnet.IsValid() {
 		return true
 	}

@@ -15,7 +15,7 @@ func subnetZone(t testing.TB, lie func(*dns.EDNS0_SUBNET)) *zone {
 	return &zone{answer: func(q *dns.Msg) *dns.Msg {
 		m := new(dns.Msg).SetReply(q)
 		text := "none"
-		if s := subnetIn(q); s != nil {
+		if s := ClientSubnet(q); s != nil {
 			text = s.String()
 			said := *s
 			said.SourceScope = 16
