@@ -354,7 +354,7 @@ func TestLabelStart(t *testing.T) {
 	for range 20_000 {
 		name := make([]byte, 1+r.IntN(40))
 		for i := range name {
-			name[i] = `abz-/_.\09`[r.IntN(10)]
+			name[i] = "abz-/_.\\09\x80\xae\xed"[r.IntN(13)]
 		}
 		for end := range len(name) + 1 {
 			want := 0

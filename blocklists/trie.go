@@ -224,15 +224,15 @@ func labelStart(name string, end int) int {
 // octets at once: the lengths of labels are what a processor cannot foresee.
 func lastDot(name string, end int) int {
 	const each, eighth = 0x0101010101010101, 0x8080808080808080
+	const lows = ^uint64(eighth)
 	if len(name) < 8 {
 		return strings.LastIndexByte(name[:end], '.')
 	}
 	for end > 0 {
 		at := max(0, end-8)
-		// The eighth bit of each octet that is a dot. Names have no octet from 0x80
-		// on, so no difference borrows from the next.
-		dots := (eighth - (load8(name, at) ^ '.'*each)) & eighth
-		dots <<= 8 * uint(at+8-end) & 63 // without those from end on
+		other := load8(name, at) ^ '.'*each           // zero octets are dots
+		dots := ^(other&lows + lows | other) & eighth // and no others have the eighth bit
+		dots <<= 8 * uint(at+8-end) & 63              // without those from end on
 		if dots != 0 {
 			return end - 9 + bits.Len64(dots)/8
 		}
