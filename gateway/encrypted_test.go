@@ -199,8 +199,8 @@ func TestNoCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "dns.tls: open " + filepath.Join(dir, "cert.pem") + ": no such file or directory"
-	if err := CheckFiles(cfg); err == nil || err.Error() != want {
-		t.Errorf("check: %v, want %s", err, want)
+	if errs := CheckFiles(cfg); len(errs) != 1 || errs[0].Error() != want {
+		t.Errorf("check: %v, want %s", errs, want)
 	}
 	if _, err := New(cfg, Options{Log: slog.New(slog.DiscardHandler)}); err == nil || err.Error() != want {
 		t.Errorf("start: %v, want %s", err, want)

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +24,21 @@ func explainer(t *testing.T, text string) *Explainer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return e
+}
+
+// explainerHere explains from the files of the fixture, without its gateway.
+func (f *fixture) explainerHere() *Explainer {
+	f.t.Helper()
+	cfg, err := config.Load(filepath.Join(f.dir, "weir.yml"), bans.FS)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	e, err := NewExplainer(cfg)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	e.Resolve = false
 	return e
 }
 

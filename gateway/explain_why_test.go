@@ -158,20 +158,6 @@ func TestExplainLiveAndFromState(t *testing.T) {
 	}
 }
 
-func (w *exemptWorld) explainerHere() *Explainer {
-	w.t.Helper()
-	cfg, err := config.Load(filepath.Join(w.dir, "weir.yml"), bans.FS)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	e, err := NewExplainer(cfg)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	e.Resolve = false
-	return e
-}
-
 // What the cache holds is shown: types, what is left, and under which policy it
 // was judged.
 func TestExplainCache(t *testing.T) {

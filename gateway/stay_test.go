@@ -11,9 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weir-gateway/weir/blocklists/bans"
 	"github.com/weir-gateway/weir/blocklists/source"
-	"github.com/weir-gateway/weir/config"
 )
 
 // stayConfig has two lists in one ban and one in another, with vectors.
@@ -148,15 +146,7 @@ func TestGuardOfAnotherVersion(t *testing.T) {
 	f.version = "another"
 	f.write("second.txt", "second.example\nnext.example\ngoogle.com\n")
 	f.write("third.txt", "next.example\n"+f.read("third.txt"))
-	cfg, err := config.Load(filepath.Join(f.dir, "weir.yml"), bans.FS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, err := NewExplainer(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e.Resolve = false
+	e := f.explainerHere()
 	ex, err := e.Explain(t.Context(), "google.com", netip.Addr{}, time.Now())
 	if err != nil || ex.Blocked || !strings.Contains(e.basis, "list second") {
 		t.Errorf("explained without a gateway: %+v, %v; %s", ex, err, e.basis)

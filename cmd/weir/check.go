@@ -71,10 +71,12 @@ func check(c *cli.Context) error {
 func checkFile(file string) (checked, error) {
 	res := checked{Config: file}
 	cfg, err := loadFile(file)
+	var files []error
 	if err == nil {
 		var e *gateway.Explainer
 		if e, err = gateway.NewExplainer(cfg); err == nil {
-			err = gateway.CheckFiles(cfg)
+			files = gateway.CheckFiles(cfg)
+			err = errors.Join(files...)
 		}
 		if err == nil {
 			res.OK = true
@@ -95,7 +97,10 @@ func checkFile(file string) (checked, error) {
 	}
 	var all config.Errors
 	if !errors.As(err, &all) {
-		for _, err := range split(err) {
+		if files == nil {
+			files = []error{err}
+		}
+		for _, err := range files {
 			res.Errors = append(res.Errors, checkError{File: file, Message: err.Error()})
 		}
 		return res, err
@@ -104,13 +109,4 @@ func checkFile(file string) (checked, error) {
 		res.Errors = append(res.Errors, checkError{e.File, e.Line, e.Column, e.Key, e.Msg})
 	}
 	return res, err
-}
-
-// split returns the errors that were joined.
-func split(err error) []error {
-	var joined interface{ Unwrap() []error }
-	if errors.As(err, &joined) {
-		return joined.Unwrap()
-	}
-	return []error{err}
 }
