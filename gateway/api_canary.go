@@ -47,7 +47,7 @@ func (g *Gateway) canaryRoutes() []admin.Route {
 		},
 	}, {
 		Method: http.MethodPost, Path: "/v1/canary/drop", Role: admin.Operator, Request: CanaryEnd{}, Response: Status{},
-		Summary: "Have the group go back to what all others have, and hold that",
+		Summary: "Have the group go back to what all others have, and hold that; versions of lists with a canary are refused from then on",
 		Handle: func(ctx context.Context, c *admin.Call) (any, error) {
 			return g.afterCanary(g.Drop(ctx, c.Identity.Name, c.Body.(*CanaryEnd).Why))
 		},

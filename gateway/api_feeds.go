@@ -34,7 +34,7 @@ func (g *Gateway) feedRoutes() []admin.Route {
 		},
 	}, {
 		Method: http.MethodGet, Path: "/v1/lists/{name}/held", Role: admin.Viewer,
-		Summary: "The version of a list that waits for approval", Response: &FeedVersion{},
+		Summary: "The version of a list that waits for approval, or that a person has refused", Response: &FeedVersion{},
 		Handle: func(_ context.Context, c *admin.Call) (any, error) {
 			v, err := g.HeldFeed(c.Param("name"))
 			if err != nil {
@@ -44,7 +44,7 @@ func (g *Gateway) feedRoutes() []admin.Route {
 		},
 	}, {
 		Method: http.MethodPost, Path: "/v1/lists/{name}/approve", Role: admin.Operator | admin.Approver, Match: true,
-		Summary: "Put the version of a list that waits for approval in force", Response: Status{},
+		Summary: "Put the version of a list in force that waits for approval, or that a person has refused", Response: Status{},
 		Handle: g.settleRoute(g.ApproveFeed),
 	}, {
 		Method: http.MethodPost, Path: "/v1/lists/{name}/discard", Role: admin.Operator | admin.Approver, Match: true,

@@ -80,7 +80,8 @@ func (g *Gateway) Promote(ctx context.Context, who, why string) error {
 }
 
 // Drop has the group of the canary go back to what all others have, and holds
-// that: the configuration and the lists as they are now were not wanted.
+// that: the configuration and the lists as they are now were not wanted. A version
+// of a list that begins canaries is refused from then on.
 func (g *Gateway) Drop(ctx context.Context, who, why string) error {
 	return g.change(ctx, g.canaryEnd(changeDrop, who, why))
 }
@@ -112,6 +113,7 @@ func (g *Gateway) beginCanary(group string, c change) error {
 	if !slices.Contains(names, group) {
 		return fmt.Errorf("there is no group %q in force; there is: %s", group, orNone(names))
 	}
+	g.feeds.forgetBefore()
 	g.compiled = old.goingAhead(group, c)
 	err := g.reload(c)
 	if g.compiled.snapshot == nil {
@@ -133,7 +135,14 @@ func (g *Gateway) adoptAhead(u *feedUpdate, c change) error {
 	old, group := g.compiled, u.list.Feed.Canary
 	known := slices.ContainsFunc(old.spec.Groups, func(of policy.Group) bool { return of.Name == group })
 	if old.canary == nil && known {
+		g.feeds.forgetBefore()
 		g.compiled = old.goingAhead(group, c)
+	}
+	if g.compiled.canary != nil {
+		if err := g.feeds.setAside(&u.list); err != nil {
+			g.compiled = old
+			return err
+		}
 	}
 	err := g.adopt(g.cfg, g.watched.seenFile(g.cfg.File), u, time.Now())
 	if g.compiled.snapshot == nil {
@@ -157,6 +166,11 @@ func (g *Gateway) endCanary(c *canary, promote bool, who, why string) error {
 	}
 	set.canary, set.built, set.heap = nil, false, nil
 	if err := set.number(g.next()); err != nil {
+		return err
+	}
+	if promote {
+		g.feeds.forgetBefore()
+	} else if err := g.feeds.dropVersions(&set, who, why); err != nil {
 		return err
 	}
 	// What the group has came with all that is being watched: a change since then

@@ -37,6 +37,7 @@ const (
 	reasonVectors   = "vectors"   // the checks of its ban fail
 	reasonCompile   = "compile"   // the policy cannot be made with it
 	reasonDiscarded = "discarded" // by a person
+	reasonDropped   = "dropped"   // with the canary that had it first
 	reasonOther     = "other"     // nothing that the list is to blame for
 )
 

@@ -23,7 +23,7 @@ var (
 // A FeedResult is what came of a look at a list.
 type FeedResult struct {
 	List    string `json:"list"`
-	Outcome string `json:"outcome"` // unchanged, updated, held, failed, or running
+	Outcome string `json:"outcome"` // unchanged, updated, held, refused (by a person, before), failed, or running
 	Reason  string `json:"reason,omitempty"`
 	Error   string `json:"error,omitempty"`
 	Rules   int    `json:"rules,omitempty"`
@@ -78,6 +78,8 @@ func (f *feeds) update(ctx context.Context, fd *feed) FeedResult {
 		r.Outcome, r.Reason, r.Error = "failed", reasonOf(err), err.Error()
 	case after.held != nil:
 		r.Outcome, r.Rules = "held", after.held.Rules
+	case after.unwanted != nil:
+		r.Outcome, r.Reason = "refused", after.unwanted.Reason
 	case after.good != nil:
 		r.Rules = after.good.Rules
 		if before.good == nil || before.good.SHA256 != after.good.SHA256 {
@@ -94,12 +96,12 @@ func (f *feeds) soon(fd *feed) {
 	fd.next = time.Now()
 }
 
-type versions struct{ good, held *source.Copy }
+type versions struct{ good, held, unwanted *source.Copy }
 
 func (f *feeds) versions(fd *feed) versions {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return versions{fd.good, fd.held}
+	return versions{fd.good, fd.held, fd.unwanted}
 }
 
 // wait takes the list's turn; done gives it to the next.
@@ -117,9 +119,9 @@ func (f *feeds) done(fd *feed) {
 	f.poke()
 }
 
-// ApproveFeed puts the version of a list in force that waits for it. With a
-// digest, only if that is the version. It passes the same checks again, because
-// what is protected may have changed meanwhile.
+// ApproveFeed puts the version of a list in force that waits for it, or that a person
+// has refused before. With a digest, only if that is the version. It passes the same
+// checks again, because what is protected may have changed meanwhile.
 func (g *Gateway) ApproveFeed(ctx context.Context, name, digest, who string) error {
 	g.feeds.mu.Lock()
 	file := g.feeds.refusedFile(name)
@@ -130,10 +132,13 @@ func (g *Gateway) ApproveFeed(ctx context.Context, name, digest, who string) err
 	case file != nil:
 		return errMend(name, file.file)
 	}
-	return g.feeds.settleHeld(ctx, name, digest, func(fd *feed, v *visit) error {
-		path := g.feeds.store.Path(name, source.Held)
-		c := *v.held
-		c.By = who
+	return g.feeds.settleHeld(ctx, name, digest, func(v *visit, waits source.Copy, kind source.Kind) error {
+		path := g.feeds.store.Path(name, kind)
+		c := waits
+		c.By, c.Reason, c.Message = who, "", ""
+		if c.Checked.IsZero() {
+			c.Checked = c.Fetched
+		}
 		sum, err := digestAndVerify(unsigned(v), path, nil)
 		if err == nil && sum != c.SHA256 {
 			err = ErrMoved // somebody else has written to the folder
@@ -147,8 +152,8 @@ func (g *Gateway) ApproveFeed(ctx context.Context, name, digest, who string) err
 		if err != nil {
 			return fmt.Errorf("list %s: %w", name, err)
 		}
-		v.good, v.held = &c, nil
-		return g.feeds.store.Remove(name, source.Held)
+		v.good, v.held, v.unwanted = &c, nil, nil
+		return errors.Join(g.feeds.store.Remove(name, source.Held), g.feeds.store.Remove(name, source.Unwanted))
 	})
 }
 
@@ -168,22 +173,25 @@ func (g *Gateway) DiscardFeed(ctx context.Context, name, digest, who string) err
 	if file != nil {
 		return errMend(name, file.file)
 	}
-	return g.feeds.settleHeld(ctx, name, digest, func(_ *feed, v *visit) error {
-		c := *v.held
+	return g.feeds.settleHeld(ctx, name, digest, func(v *visit, waits source.Copy, kind source.Kind) error {
+		if kind != source.Held {
+			return fmt.Errorf("%s: %w", name, ErrNotHeld) // it is discarded already
+		}
+		c := waits
 		c.Reason, c.Message = reasonDiscarded, "discarded by "+who
 		path := g.feeds.store.Path(name, source.Held)
-		if err := g.feeds.store.Install(name, source.Refused, path, c); err != nil {
+		if err := g.feeds.store.Install(name, source.Unwanted, path, c); err != nil {
 			return err
 		}
-		v.held, v.refused = nil, &c
+		v.held, v.unwanted = nil, &c
 		g.note(ledger.Entry{Who: who, What: notedDiscarded, Object: "list " + name, Why: c.Message, Before: c.SHA256})
 		g.log.Info("update of a list discarded", "list", name, "who", who, "sha256", c.SHA256)
 		return g.feeds.store.Remove(name, source.Held)
 	})
 }
 
-// settleHeld has do decide over the version that waits.
-func (f *feeds) settleHeld(ctx context.Context, name, digest string, do func(*feed, *visit) error) error {
+// settleHeld has do decide over the version that waits, or that a person has refused.
+func (f *feeds) settleHeld(ctx context.Context, name, digest string, do func(*visit, source.Copy, source.Kind) error) error {
 	lists := f.snapshot()
 	at := slices.IndexFunc(lists, func(fd *feed) bool { return fd.name == name })
 	if at < 0 {
@@ -195,20 +203,20 @@ func (f *feeds) settleHeld(ctx context.Context, name, digest string, do func(*fe
 	}
 	defer f.done(fd)
 	f.mu.Lock()
-	v := visit{feeds: f, fd: fd, list: fd.list, good: fd.good, held: fd.held, shield: f.shield}
+	v := visit{feeds: f, fd: fd, list: fd.list, good: fd.good, held: fd.held, unwanted: fd.unwanted, drops: fd.drops, shield: f.shield}
+	waits, kind := fd.approvable()
 	f.mu.Unlock()
 	switch {
-	case v.held == nil:
+	case waits == nil:
 		return fmt.Errorf("%s: %w", name, ErrNotHeld)
-	case digest != "" && digest != v.held.SHA256:
+	case digest != "" && digest != waits.SHA256:
 		return fmt.Errorf("%s: %w", name, ErrMoved)
 	}
-	err := do(fd, &v)
+	err := do(&v, *waits, kind)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	fd.good, fd.held = v.good, v.held
-	if v.refused != nil {
-		fd.refused = v.refused
+	if v.settle(fd); fd.drops == v.drops {
+		fd.unwanted = v.unwanted
 	}
 	if err == nil {
 		fd.next = earlier(fd.next, time.Now().Add(jitter(fd.interval())))
@@ -216,7 +224,8 @@ func (f *feeds) settleHeld(ctx context.Context, name, digest string, do func(*fe
 	return err
 }
 
-// HeldFeed returns the version of a list that waits for approval.
+// HeldFeed returns the version of a list that waits for approval, or that a person has
+// refused, which can be approved as well.
 func (g *Gateway) HeldFeed(name string) (*FeedVersion, error) {
 	f := g.feeds
 	f.mu.Lock()
@@ -228,13 +237,14 @@ func (g *Gateway) HeldFeed(name string) (*FeedVersion, error) {
 		return r.version(), nil
 	}
 	for _, fd := range f.lists {
-		switch {
-		case fd.name != name:
-		case fd.held == nil:
-			return nil, fmt.Errorf("%s: %w", name, ErrNotHeld)
-		default:
-			return f.version(name, source.Held, fd.held), nil
+		if fd.name != name {
+			continue
 		}
+		c, kind := fd.approvable()
+		if c == nil {
+			return nil, fmt.Errorf("%s: %w", name, ErrNotHeld)
+		}
+		return f.version(name, kind, c), nil
 	}
 	if slices.ContainsFunc(f.g.state.Load().lists, func(l ListStatus) bool { return l.Name == name && l.Source != protectedSource }) {
 		return nil, fmt.Errorf("%s: %w", name, ErrNotHeld)

@@ -60,6 +60,8 @@ type feed struct {
 
 	list                blocklists.List
 	good, held, refused *source.Copy // nil for none
+	unwanted            *source.Copy // refused by a person; nil for none
+	drops               int          // how often a canary's end has replaced good
 	next                time.Time    // when to look again
 	looks               uint64       // that found the newest version, or took it
 	failures            int          // in a row
@@ -181,7 +183,7 @@ func (f *feeds) configure(cfg *config.Config, sh *shield) {
 // is there is as old as the interval.
 func (f *feeds) newFeed(l blocklists.List) *feed {
 	fd := &feed{name: l.Name, list: l, turn: make(chan struct{}, 1), refusals: make(map[string]uint64)}
-	for kind, to := range map[source.Kind]**source.Copy{source.Good: &fd.good, source.Held: &fd.held, source.Refused: &fd.refused} {
+	for kind, to := range map[source.Kind]**source.Copy{source.Good: &fd.good, source.Held: &fd.held, source.Refused: &fd.refused, source.Unwanted: &fd.unwanted} {
 		if c, err := f.store.Load(l.Name, kind); err == nil {
 			*to = &c
 		}
@@ -297,10 +299,7 @@ func (f *feeds) look(ctx context.Context, fd *feed, take func(context.Context, *
 	if fd.good != nil && !f.store.Has(fd.name, source.Good) {
 		fd.good = nil // somebody has removed it: it is fetched again, whatever its source says of the newest
 	}
-	v := visit{feeds: f, fd: fd, list: fd.list, good: fd.good, held: fd.held, fetcher: f.fetcher, shield: f.shield, take: take}
-	if fd.refused != nil && fd.refused.Reason == reasonDiscarded {
-		v.discarded = fd.refused
-	}
+	v := visit{feeds: f, fd: fd, list: fd.list, good: fd.good, held: fd.held, unwanted: fd.unwanted, drops: fd.drops, fetcher: f.fetcher, shield: f.shield, take: take}
 	f.mu.Unlock()
 	err := v.run(ctx)
 	if ctx.Err() != nil && err != nil {
@@ -321,9 +320,11 @@ type visit struct {
 	shield     *shield
 	take       func(context.Context, *feedUpdate) error
 
-	zone      *source.ZoneState // what the primary said of a zone; nil for nothing
-	discarded *source.Copy      // that nobody wants to be asked about again
-	refused   *source.Copy      // the version that came, and is not taken
+	zone     *source.ZoneState // what the primary said of a zone; nil for nothing
+	unwanted *source.Copy      // that nobody wants to be asked about again
+	drops    int               // of the list when the look began
+	again    bool              // it is what came
+	refused  *source.Copy      // the version that came, and is not taken
 }
 
 func (v *visit) run(ctx context.Context) error {
@@ -355,8 +356,8 @@ func (v *visit) run(ctx context.Context) error {
 	if err == nil {
 		c.Rules, err = v.feeds.check(ctx, &v.list, v.shield, file.Name(), v.rulesInForce(ctx))
 	}
-	if err == nil && v.discarded != nil && c.SHA256 == v.discarded.SHA256 {
-		v.refused = v.discarded
+	if err == nil && v.unwanted != nil && c.SHA256 == v.unwanted.SHA256 {
+		v.again = true
 		return v.touch()
 	}
 	if err == nil && v.list.Feed.Hold {
@@ -474,12 +475,20 @@ func (v *visit) rulesInForce(ctx context.Context) int {
 	return v.good.Rules
 }
 
+// settle notes which versions there are. What was good when the visit began may not
+// be any more: its canary was dropped meanwhile. The caller has feeds.mu.
+func (v *visit) settle(fd *feed) {
+	if fd.held = v.held; fd.drops == v.drops {
+		fd.good = v.good
+	}
+}
+
 // record notes how a look went, says so, and when the next will be.
 func (f *feeds) record(fd *feed, v *visit, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	fd.good, fd.held = v.good, v.held
-	if v.zone != nil {
+	v.settle(fd)
+	if v.zone != nil && fd.drops == v.drops && !v.again {
 		fd.zone = v.zone
 	}
 	defer func() {
@@ -491,9 +500,13 @@ func (f *feeds) record(fd *feed, v *visit, err error) {
 		fd.looks++
 		fd.failures, fd.lastReason, fd.lastError = 0, "", ""
 		fd.next = time.Now().Add(jitter(fd.interval()))
-		if fd.refused != nil && v.refused == nil {
+		if fd.refused != nil {
 			fd.refused = nil
 			_ = f.store.Remove(fd.name, source.Refused)
+		}
+		if v.unwanted != nil && !v.again && fd.drops == v.drops {
+			fd.unwanted = nil
+			_ = f.store.Remove(fd.name, source.Unwanted)
 		}
 		return
 	}

@@ -615,7 +615,7 @@ func TestFeedHeld(t *testing.T) {
 		t.Fatal(err)
 	}
 	// It is not held out again.
-	if r := f.update(); r.Outcome != "unchanged" {
+	if r := f.update(); r.Outcome != "refused" || r.Reason != reasonDiscarded {
 		t.Errorf("%+v", r)
 	}
 	if s := f.status(); s.Held != nil || s.Refused == nil || s.Refused.Reason != "discarded" {

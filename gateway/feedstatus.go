@@ -26,7 +26,7 @@ type FeedStatus struct {
 	Refusals map[string]uint64 `json:"refusals,omitempty"` // failed looks since the start, by reason
 	Looks    uint64            `json:"looks"`              // good ones since the start
 	Held     *FeedVersion      `json:"held,omitempty"`
-	Refused  *FeedVersion      `json:"refused,omitempty"` // the latest, in quarantine
+	Refused  *FeedVersion      `json:"refused,omitempty"` // in quarantine: the latest of a failure, or else what a person has refused
 }
 
 // A FeedVersion is a version of a list that is not in force.
@@ -127,7 +127,9 @@ func (f *feeds) status(fd *feed, now time.Time) *FeedStatus {
 		s.Checked, s.Fetched, s.SHA256 = fd.good.Checked, fd.good.Fetched, fd.good.SHA256
 	}
 	s.Held = f.version(fd.name, source.Held, fd.held)
-	s.Refused = f.version(fd.name, source.Refused, fd.refused)
+	if s.Refused = f.version(fd.name, source.Refused, fd.refused); s.Refused == nil {
+		s.Refused = f.version(fd.name, source.Unwanted, fd.unwanted)
+	}
 	return s
 }
 

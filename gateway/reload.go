@@ -274,6 +274,13 @@ func (w *watcher) watch(file, sources revisions) {
 	maps.Copy(w.seen, file)
 }
 
+// expect takes a file as it is now as what was read: the gateway itself has changed it.
+func (w *watcher) expect(src string) {
+	if _, ok := w.seen[src]; ok {
+		w.seen[src] = look(src)
+	}
+}
+
 // seenFile is lookFile as it was when the file was last read: a change since then
 // is still to be noticed.
 func (w *watcher) seenFile(path string) revisions {

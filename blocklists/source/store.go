@@ -15,7 +15,7 @@ import (
 
 // A Store keeps versions of lists that came over the network, in a folder for
 // each list: the last good one, one that waits for approval, one that was
-// refused. Each is a file of bytes and one of what is known of them.
+// refused, and so on. Each is a file of bytes and one of what is known of them.
 //
 // The bytes go into place first, then what is known of them. A crash in between
 // leaves bytes that nothing is known of, which can be seen because the digest is
@@ -30,9 +30,11 @@ type Kind string
 
 // The kinds. Only the first is ever in force.
 const (
-	Good    Kind = "list"
-	Held    Kind = "held"
-	Refused Kind = "refused"
+	Good     Kind = "list"
+	Held     Kind = "held"
+	Refused  Kind = "refused"  // by a check, the latest
+	Unwanted Kind = "unwanted" // refused by a person
+	Before   Kind = "before"   // what was good before a group went ahead with another
 )
 
 // A Copy is what is known of a version.
@@ -115,6 +117,28 @@ func (s Store) Install(list string, k Kind, file string, c Copy) error {
 	return syncFile(s.Dir) // the list's folder may be new
 }
 
+// Duplicate puts the bytes of a version in the place of another, too, and notes that
+// of it.
+func (s Store) Duplicate(list string, from, to Kind, c Copy) error {
+	in, err := os.Open(s.Path(list, from))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }()
+	f, err := s.Create(list)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, in)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = s.Install(list, to, f.Name(), c)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
+}
+
 // Note writes what is known of a version anew.
 func (s Store) Note(list string, k Kind, c Copy) error {
 	text, err := json.MarshalIndent(c, "", "  ")
@@ -146,6 +170,18 @@ func (s Store) Remove(list string, k Kind) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// RemoveAll removes that version of all lists.
+func (s Store) RemoveAll(k Kind) error {
+	if s.Dir == "" {
+		return nil
+	}
+	there, err := filepath.Glob(s.Path("*", k))
+	for _, path := range there {
+		err = errors.Join(err, s.Remove(filepath.Base(filepath.Dir(path)), k))
+	}
+	return err
 }
 
 // Clean removes what an end without warning has left half-written.

@@ -29,7 +29,8 @@ func canaryCommands() []*cli.Command {
 			Name:  "drop",
 			Usage: "have the group of a canary go back to what all others have, and hold that",
 			Description: "The configuration and the lists as they are now are in force for nobody then; after\n" +
-				"they have been mended, lists update takes them.",
+				"they have been mended, lists update takes them. A version of a fetched list with canary:\n" +
+				"in the configuration is refused from then on; lists approve takes it all the same.",
 			Flags: adminFlags(why), Before: noArgs,
 			Action: end("drop"),
 		},

@@ -37,18 +37,19 @@ func feedCommands() []*cli.Command {
 			Action: listsUpdate,
 		},
 		{
-			Name:        "approve",
-			Usage:       "put the version of a list in force that waits for approval (hold: true, or a file that was not taken)",
-			ArgsUsage:   "NAME",
-			Description: "It is checked again before it is in force.",
-			Flags:       adminFlags(),
-			Action:      settleHeld("approve"),
+			Name:      "approve",
+			Usage:     "put the version of a list in force that waits for approval (hold: true, or a file that was not taken)",
+			ArgsUsage: "NAME",
+			Description: "It is checked again before it is in force. Where none waits, it is the version that was\n" +
+				"discarded, or refused with its canary by lists drop.",
+			Flags:  adminFlags(),
+			Action: settleHeld("approve"),
 		},
 		{
 			Name:        "discard",
 			Usage:       "drop the version of a list that waits for approval",
 			ArgsUsage:   "NAME",
-			Description: "It does not wait again: the next one does.",
+			Description: "It does not wait again: the next one does. Until that comes, lists approve takes it after all.",
 			Flags:       adminFlags(),
 			Action:      settleHeld("discard"),
 		},
@@ -167,7 +168,11 @@ func printFeeds(w io.Writer, lists []gateway.ListStatus) error {
 		if v := f.Held; v != nil {
 			say("  waits for approval: %d rules, sha256 %s, in %s\n", v.Rules, v.SHA256, v.File)
 		}
-		if v := f.Refused; v != nil {
+		switch v := f.Refused; {
+		case v == nil:
+		case f.Error == "": // a person's decision
+			say("  in quarantine: %s, sha256 %s, in %s; weir lists approve takes it all the same\n", v.Message, v.SHA256, v.File)
+		default:
 			say("  in quarantine: %s, sha256 %s, in %s\n", v.Reason, v.SHA256, v.File)
 		}
 	}

@@ -70,6 +70,41 @@ func TestListsUpdateCommand(t *testing.T) {
 	}
 }
 
+// A version of a fetched list that was dropped with its canary stays refused, which is
+// to be seen, until it is approved.
+func TestListsDropFetched(t *testing.T) {
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "one.example\n")
+	}))
+	t.Cleanup(origin.Close)
+	file, _ := served(t, "groups:\n- {name: pilot, devices: [127.0.0.2]}\n")
+	replaceIn(t, file, "bans: [kaspersky]\n", `bans:
+- id: own
+  title: Own
+  authority: us
+  reference: https://own.example/
+  lists:
+  - {name: feed, source: "`+origin.URL+`/list", format: domains, interval: 30d, canary: pilot}
+`)
+	run := func(want string, ok bool, args ...string) {
+		t.Helper()
+		out, got := asWeir(t, append(args, "--config", file)...)
+		if got != ok || !strings.Contains(out, want) {
+			t.Errorf("%s: succeeded=%t, want %t and %q:\n%s", strings.Join(args, " "), got, ok, want, out)
+		}
+	}
+	run("running: generation 2", true, "reload")
+	run("canary: group pilot goes ahead", true, "lists", "update")
+	run("held as generation 2 was", true, "lists", "drop", "--why", "too much")
+	run("in quarantine: canary dropped by uid:", true, "lists", "status")
+	run("held", false, "lists", "approve", "feed") // the hold of the drop is for all versions
+	run("feed  refused  dropped", true, "lists", "update")
+	run(": too much, sha256 ", true, "lists", "status")
+	run("weir: feed: no update of the list waits for approval", false, "lists", "discard", "feed")
+	run("approved: feed, 1 rules", true, "lists", "approve", "feed")
+	run("canary: group pilot goes ahead", true, "lists", "status")
+}
+
 func replaceIn(t *testing.T, file, old, text string) {
 	t.Helper()
 	b := readFile(t, file)
