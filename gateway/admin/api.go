@@ -148,27 +148,18 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request, rt *Route) {
 	re.write(w)
 }
 
-// admit says who asks, if they may.
+// admit says who asks, if they may. A good credential passes whatever others have
+// shown from the same address: on loopback, and behind a translator of addresses,
+// that is everybody, and an operator who is kept out is worse than a guess more. A
+// token is 32 random bytes, and no rate of guessing finds it.
 func (a *api) admit(w http.ResponseWriter, r *http.Request, rt *Route) (Identity, bool) {
 	now := time.Now()
-	if wait := a.failures.take(remote(r), 0, now); wait > 0 {
-		a.stats.limited.Add(1)
-		tooMany(w, wait, "too many credentials from this address were no good")
-		return Identity{}, false
-	}
 	id, wrong := a.access.Load().identify(r, now)
 	if id.Roles == 0 {
-		if wrong == "" {
-			wrong = "this takes a credential: a token (Authorization: Bearer TOKEN), a client certificate, or the socket in the state folder"
-		} else {
-			a.failures.take(remote(r), 1, now)
-		}
-		a.stats.unauthenticated.Add(1)
-		w.Header().Set("WWW-Authenticate", `Bearer realm="weir"`)
-		a.deny(w, r, rt, Identity{}, Errorf(http.StatusUnauthorized, "%s", wrong))
+		a.turnAway(w, r, rt, wrong, now)
 		return Identity{}, false
 	}
-	if wait := a.requests.take(id.Name, 1, now); wait > 0 {
+	if wait := a.requests.take(id.Name, now); wait > 0 {
 		a.stats.limited.Add(1)
 		tooMany(w, wait, "too many requests from "+id.Name)
 		return Identity{}, false
@@ -179,6 +170,21 @@ func (a *api) admit(w http.ResponseWriter, r *http.Request, rt *Route) (Identity
 		return Identity{}, false
 	}
 	return id, true
+}
+
+// turnAway answers who shows no credential, or one that is no good: the latter as
+// often as an address may, so that it costs little and does not fill the record.
+func (a *api) turnAway(w http.ResponseWriter, r *http.Request, rt *Route, wrong string, now time.Time) {
+	if wrong == "" {
+		wrong = "this takes a credential: a token (Authorization: Bearer TOKEN), a client certificate, or the socket in the state folder"
+	} else if wait := a.failures.take(remote(r), now); wait > 0 {
+		a.stats.limited.Add(1)
+		tooMany(w, wait, "too many credentials from this address were no good")
+		return
+	}
+	a.stats.unauthenticated.Add(1)
+	w.Header().Set("WWW-Authenticate", `Bearer realm="weir"`)
+	a.deny(w, r, rt, Identity{}, Errorf(http.StatusUnauthorized, "%s", wrong))
 }
 
 // do makes the call, or finds that it was made already.

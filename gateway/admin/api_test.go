@@ -437,6 +437,26 @@ func TestLimits(t *testing.T) {
 	if status, after := get("guess"); status != 429 || after == "" {
 		t.Errorf("one guess more: %d, Retry-After %q", status, after)
 	}
+	// Whoever guesses keeps nobody out that is at the same address.
+	for range 3 * failureBurst {
+		_, _ = get("guess")
+	}
+	if status, _ := get("operating"); status != 200 {
+		t.Errorf("a good token beside guesses: %d", status)
+	}
+	if status, _ := get("guess"); status != 429 {
+		t.Errorf("a guess after a good token: %d", status)
+	}
+	if status, _, _ := w.curl(w.base + "/v1/things/x"); status != 401 {
+		t.Errorf("nothing shown beside guesses: %d", status)
+	}
+	// The same over the socket, where the address is the user.
+	guess := []string{"--unix-socket", w.socket, "-H", "Authorization: Bearer guess", "http://weir/v1/things/x"}
+	for i := range failureBurst + 2 {
+		if status, _, _ := w.curl(guess...); status != 401 && i < failureBurst || i > failureBurst && status != 429 {
+			t.Errorf("guess %d over the socket: %d", i, status)
+		}
+	}
 	if status, _, _ := w.curl("--unix-socket", w.socket, "http://weir/v1/things/x"); status != 200 {
 		t.Errorf("over the socket: %d", status)
 	}
@@ -446,18 +466,18 @@ func TestLimiterBounded(t *testing.T) {
 	l := newLimiter(2, 1)
 	now := time.Now()
 	for i := range 3 * maxBuckets {
-		l.take(strconv.Itoa(i), 1, now)
+		l.take(strconv.Itoa(i), now)
 	}
 	if len(l.of) > maxBuckets+1 {
 		t.Errorf("%d buckets", len(l.of))
 	}
-	if l.take("newcomer", 1, now) == 0 {
+	if l.take("newcomer", now) == 0 {
 		t.Error("newcomers do not share a bucket when there is no room")
 	}
-	if l.take("0", 1, now) != 0 || l.take("0", 1, now) == 0 || l.take("0", 1, now.Add(time.Second)) != 0 {
+	if l.take("0", now) != 0 || l.take("0", now) == 0 || l.take("0", now.Add(time.Second)) != 0 {
 		t.Error("a bucket of two is not one of two, or does not fill up again")
 	}
-	l.take("later", 1, now.Add(time.Hour))
+	l.take("later", now.Add(time.Hour))
 	if len(l.of) > 1 {
 		t.Errorf("%d buckets that are full again are kept", len(l.of))
 	}

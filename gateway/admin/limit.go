@@ -33,9 +33,9 @@ func newLimiter(burst, rate float64) *limiter {
 	return &limiter{burst: burst, rate: rate, of: make(map[string]*bucket)}
 }
 
-// take takes n from the caller's bucket, if there is one in it; else it returns
+// take takes one from the caller's bucket, if there is one in it; else it returns
 // how long to wait for that.
-func (l *limiter) take(who string, n float64, now time.Time) (wait time.Duration) {
+func (l *limiter) take(who string, now time.Time) (wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := l.bucket(who, now)
@@ -44,7 +44,7 @@ func (l *limiter) take(who string, n float64, now time.Time) (wait time.Duration
 	if b.left < 1 {
 		return time.Duration((1 - b.left) / l.rate * float64(time.Second))
 	}
-	b.left -= n
+	b.left--
 	return 0
 }
 
