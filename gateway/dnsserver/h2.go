@@ -335,6 +335,9 @@ func (h *h2conn) begin(b *burst, stream uint32, end bool) {
 	case end && r.length > 0:
 		h.reset(stream, h2ProtocolError)
 		return
+	case h.full(b):
+		h.reset(stream, h2RefusedStream) // section 5.1.2
+		return
 	}
 	m := message{to: ticket{stream, r.method == http.MethodHead}}
 	code := h.look(&m)
@@ -348,6 +351,20 @@ func (h *h2conn) begin(b *burst, stream uint32, end bool) {
 	if code != 0 {
 		h.refuse(stream, true, code)
 	}
+}
+
+// full reports whether as many requests are open as the client was told that there may
+// be: their content has not all come, or their reply waits for a window. Those that
+// wait for an upstream are not among them: as long as they are too many, the next is
+// not read, which costs a client less than a refusal.
+func (h *h2conn) full(b *burst) bool {
+	open := len(b.msgs) + len(h.uploads)
+	if h.out.stalled.Load() != 0 {
+		h.c.writing.Lock()
+		open += len(h.out.pending)
+		h.c.writing.Unlock()
+	}
+	return open >= h.c.server.opts.MaxPipeline
 }
 
 // look reads what the header says of the message, or returns the status that the
@@ -378,9 +395,6 @@ func (h *h2conn) upload(stream uint32, from netip.Addr, code int) {
 	switch {
 	case h.req.length > dns.MaxMsgSize:
 		h.refuse(stream, false, http.StatusRequestEntityTooLarge)
-		return
-	case len(h.uploads) >= h.c.server.opts.MaxPipeline:
-		h.ctl = appendReset(h.ctl, stream, h2RefusedStream)
 		return
 	case code == 0 && h.req.method != http.MethodPost:
 		code = http.StatusBadRequest // content means nothing there

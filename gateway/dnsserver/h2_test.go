@@ -336,6 +336,40 @@ func TestH2RapidReset(t *testing.T) {
 	c.answers(1)
 }
 
+// A request beyond those that may be open is refused, and can be made again: where
+// replies wait for a window, and where content has not come.
+func TestH2TooManyStreams(t *testing.T) {
+	const most = 8
+	r, ca := startAll(t, zones, Options{MaxPipeline: most})
+	p := pack(t, query("wechat.com", dns.TypeA))
+	refused := func(c *rawH2, stream uint32) {
+		t.Helper()
+		f := c.until(func(f http2.Frame) bool { _, ok := f.(*http2.RSTStreamFrame); return ok })
+		if f == nil || f.Header().StreamID != stream || f.(*http2.RSTStreamFrame).ErrCode != http2.ErrCodeRefusedStream {
+			t.Fatalf("got %v, want stream %d refused", f, stream)
+		}
+	}
+	c := r.rawH2(t, ca, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	for i := range uint32(most + 1) {
+		c.must(c.ask(2*i+1, p))
+	}
+	refused(c, 2*most+1)
+	c.must(c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 16}))
+	c.answers(most)
+	c.must(c.ask(101, p))
+	c.answers(1)
+
+	c = r.rawH2(t, ca)
+	for i := range uint32(most + 1) {
+		c.must(c.open(2*i+1, false, post(len(p))...))
+	}
+	refused(c, 2*most+1)
+	c.must(c.WriteData(1, true, p))
+	c.answers(1)
+	c.must(c.ask(101, p))
+	c.answers(1)
+}
+
 // Large answers at once go out as the client takes them; what is beyond what may
 // wait is refused, and the connection goes on.
 func TestH2LargeAnswers(t *testing.T) {
