@@ -466,3 +466,49 @@ func TestExamples(t *testing.T) {
 		}
 	}
 }
+
+// A file that says what it said is the same configuration; one that says anything
+// else is another, and what is wrong of it is said every time.
+func TestLoaderAgain(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "weir.yml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := Loader{File: file, Bundles: bundles}
+	load := func() *Config {
+		t.Helper()
+		c, err := l.Load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	write("log: {level: warn}\n")
+	first := load()
+	write("log: {level: warn}\n") // anew, with another time
+	if load() != first {
+		t.Error("the same text is another configuration")
+	}
+	for range 2 {
+		write("log: {level: none}\n")
+		if _, err := l.Load(); err == nil || !strings.Contains(err.Error(), "log.level") {
+			t.Errorf("a level that does not exist: %v", err)
+		}
+	}
+	write("log: {level: info}\n")
+	if c := load(); c == first || c.Log.Level != "info" {
+		t.Errorf("level %q, want info", c.Log.Level)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Load(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that is gone: %v", err)
+	}
+	if c, err := (&Loader{Bundles: bundles}).Load(); err != nil || c.File != "" {
+		t.Errorf("no file: %v, want the built-in default", err)
+	}
+}

@@ -28,9 +28,46 @@ func Default(bundles fs.FS) (*Config, error) {
 	return Parse("", nil, bundles)
 }
 
-// Load reads a configuration file and calls Parse. The error is an Errors,
-// unless the file could not be read.
+// Load reads a configuration file and calls Parse, or Default if file is empty. The
+// error is an Errors, unless the file could not be read.
 func Load(file string, bundles fs.FS) (*Config, error) {
+	l := Loader{File: file, Bundles: bundles}
+	return l.Load()
+}
+
+// A Loader loads one file again and again. It must not be copied, and serves one
+// goroutine at a time.
+type Loader struct {
+	File    string
+	Bundles fs.FS
+
+	text []byte  // that was read last
+	last *Config // what it says
+}
+
+// Load is the function Load for the file. As long as that says the same, letter by
+// letter, it is the same Config: to parse it takes longer than a small edit of a
+// long list.
+func (l *Loader) Load() (*Config, error) {
+	if l.File == "" {
+		return Default(l.Bundles)
+	}
+	data, err := read(l.File)
+	if err != nil {
+		return nil, err
+	}
+	if l.last != nil && bytes.Equal(data, l.text) {
+		return l.last, nil
+	}
+	c, err := Parse(l.File, data, l.Bundles)
+	if err != nil {
+		return nil, err
+	}
+	l.text, l.last = data, c
+	return c, nil
+}
+
+func read(file string) ([]byte, error) {
 	// Opening a FIFO waits for a writer, and a reload must not wait.
 	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -51,7 +88,7 @@ func Load(file string, bundles fs.FS) (*Config, error) {
 		return nil, Errors{{File: file, Line: 1, Column: 1, Key: wholeFile,
 			Msg: "the file is empty; {} is a configuration that leaves everything at its default"}}
 	}
-	return Parse(file, data, bundles)
+	return data, nil
 }
 
 // Parse decodes and validates a configuration. What it does not say has the

@@ -17,6 +17,7 @@ type copies struct {
 	was *policySet
 	// approved are the digests of files that no guard holds up, by list.
 	approved map[string]string
+	shield   *shield     // of the configuration's protected names; nil to have it made
 	update   *feedUpdate // whose file stands for the copy of its list; nil for none
 }
 

@@ -75,11 +75,14 @@ func (c *compiler) guard(i int) (*fileGuard, error) {
 	if now == old.read && old.at.Sub(now.since()) >= racy {
 		return nil, nil
 	}
-	sh, err := newShield(c.cfg.Protected)
-	if err != nil {
-		return nil, err
+	if c.copies.shield == nil {
+		sh, err := newShield(c.cfg.Protected)
+		if err != nil {
+			return nil, err
+		}
+		c.copies.shield = sh
 	}
-	return &fileGuard{c: c, p: p, was: c.copies.was, index: j, shield: sh}, nil
+	return &fileGuard{c: c, p: p, was: c.copies.was, index: j, shield: c.copies.shield}, nil
 }
 
 // see looks at a rule. One that was there already is no news.

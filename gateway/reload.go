@@ -127,11 +127,13 @@ func (g *Gateway) adopt(cfg *config.Config, file revisions, update *feedUpdate, 
 	if err != nil {
 		return err
 	}
-	sh, err := newShield(cfg.Protected)
-	if err != nil {
-		return err
+	sh := g.feeds.shield
+	if cfg != g.cfg {
+		if sh, err = newShield(cfg.Protected); err != nil {
+			return err
+		}
 	}
-	from := copies{store: g.feeds.store, update: update, approved: g.feeds.approvals(), was: g.compiled.ahead()}
+	from := copies{store: g.feeds.store, update: update, approved: g.feeds.approvals(), was: g.compiled.ahead(), shield: sh}
 	set, err := compileWith(cfg, g.local.Load(), g.next(), g.compiled.ahead(), from)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/weir-gateway/weir/blocklists/bans"
 	"github.com/weir-gateway/weir/config"
 	"github.com/weir-gateway/weir/gateway"
 )
@@ -70,7 +71,7 @@ func check(c *cli.Context) error {
 
 func checkFile(file string) (checked, error) {
 	res := checked{Config: file}
-	cfg, err := loadFile(file)
+	cfg, err := config.Load(file, bans.FS)
 	var files []error
 	if err == nil {
 		var e *gateway.Explainer

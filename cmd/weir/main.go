@@ -178,14 +178,7 @@ func jsonFlag() cli.Flag {
 
 // loadConfig reads the file that the command line names, or the default.
 func loadConfig(c *cli.Context) (*config.Config, error) {
-	return loadFile(c.String("config"))
-}
-
-func loadFile(file string) (*config.Config, error) {
-	if file == "" {
-		return config.Default(bans.FS)
-	}
-	return config.Load(file, bans.FS)
+	return config.Load(c.String("config"), bans.FS)
 }
 
 func printJSON(w io.Writer, v any) error {

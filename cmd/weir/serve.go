@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/weir-gateway/weir/blocklists/bans"
 	"github.com/weir-gateway/weir/config"
 	"github.com/weir-gateway/weir/gateway"
 )
@@ -51,14 +52,15 @@ func serve(c *cli.Context) error {
 	}
 	gateway.LimitMemory()
 	file := c.String("config")
-	cfg, err := loadFile(file)
+	loader := config.Loader{File: file, Bundles: bans.FS}
+	cfg, err := loader.Load()
 	if err != nil {
 		return err
 	}
 	log := newLogger(c.App.ErrWriter, cfg.Log)
 	opts := gateway.Options{Version: version(), Log: log}
 	if file != "" {
-		opts.Load = func() (*config.Config, error) { return loadFile(file) }
+		opts.Load = loader.Load
 	}
 	g, err := gateway.New(cfg, opts)
 	if err != nil {
