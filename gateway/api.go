@@ -27,10 +27,10 @@ func (g *Gateway) statusRoutes() []admin.Route {
 		Handle: func(context.Context, *admin.Call) (any, error) { return g.Status(), nil },
 	}, {
 		Method: http.MethodPost, Path: "/v1/reload", Role: admin.Operator,
-		Summary: "Read the configuration and all lists again, and put them in force", Response: Status{},
+		Summary: "Read the configuration and all lists again, and put them in force; a list that cannot be taken keeps its old rules, and is an error with in_force", Response: Status{},
 		Handle: func(ctx context.Context, c *admin.Call) (any, error) {
 			err := g.change(ctx, change{who: c.Identity.Name, why: "asked", kind: changeReload, note: &note{role: c.Identity.Roles.String()}})
-			if err != nil && !isPartial(err) {
+			if err != nil && !errors.Is(err, errInForce) {
 				err = fmt.Errorf("the policy in force stays: %w", err)
 			}
 			return g.afterChange(err)

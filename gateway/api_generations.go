@@ -61,7 +61,7 @@ func (g *Gateway) generationRoutes() []admin.Route {
 		},
 	}, {
 		Method: http.MethodPost, Path: "/v1/update", Role: admin.Operator,
-		Summary: "Take the configuration and all lists again, and end the hold of a rollback", Request: UpdateRequest{}, Response: Status{},
+		Summary: "Take the configuration and all lists again, and end the hold of a rollback; a list that cannot be taken keeps its old rules, and is an error with in_force", Request: UpdateRequest{}, Response: Status{},
 		Handle: func(ctx context.Context, c *admin.Call) (any, error) {
 			return g.afterChange(g.Update(ctx, c.Identity.Name, c.Body.(*UpdateRequest).Why))
 		},
@@ -86,6 +86,8 @@ func (g *Gateway) afterChange(err error) (any, error) {
 	switch {
 	case err == nil:
 		return g.Status(), nil
+	case errors.Is(err, errInForce):
+		return nil, &admin.Problem{Status: http.StatusConflict, Title: http.StatusText(http.StatusConflict), Detail: err.Error(), InForce: true}
 	case errors.Is(err, generation.ErrNotKept) || errors.Is(err, errNoGenerations):
 		return nil, admin.Errorf(http.StatusNotFound, "%v", err)
 	case errors.Is(err, errStopped):

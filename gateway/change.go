@@ -18,6 +18,9 @@ const (
 	changeRetry  changeKind = "retry"         // a reload that the machine had refused
 )
 
+// errInForce is in what is wrong with a change that is in force all the same.
+var errInForce = errors.New("in force")
+
 // whoGateway is who makes changes that nobody asked for.
 const whoGateway = "gateway"
 

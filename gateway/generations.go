@@ -204,7 +204,7 @@ func (g *Gateway) keep(c change) error {
 		g.counts.unkept.Add(1)
 		g.gens.again = time.Now().Add(retryEvery)
 		g.log.Error("policy in force but not on disk: it does not outlive this process", "generation", n, "error", err)
-		return fmt.Errorf("in force, but not on disk: %w", err)
+		return fmt.Errorf("%w, but not on disk: %w", errInForce, err)
 	}
 	if g.compiled.built {
 		settleMemory(g.compiled) // once more: writing all names leaves some garbage

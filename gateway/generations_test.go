@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/weir-gateway/weir/config"
+	"github.com/weir-gateway/weir/gateway/admin"
 	"github.com/weir-gateway/weir/gateway/generation"
 )
 
@@ -275,8 +278,13 @@ func TestGenerationNotWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.write("short.txt", "two.example\n")
-	if err := f.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "in force, but not on disk") {
+	err := f.Reload(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "in force, but not on disk") {
 		t.Errorf("a reload that cannot be kept: %v", err)
+	}
+	_, err = f.afterChange(err)
+	if p, ok := errors.AsType[*admin.Problem](err); !ok || p.Status != http.StatusConflict || !p.InForce {
+		t.Errorf("the API says %+v", p)
 	}
 	if f.rcode("two.example") != "NXDOMAIN" {
 		t.Error("the policy is not in force")

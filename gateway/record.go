@@ -71,7 +71,7 @@ func (r *recorder) append(e ledger.Entry) error {
 	r.bad.Store(err != nil)
 	if err != nil {
 		r.failed.Add(1)
-		return fmt.Errorf("it is in force, but not on the record of changes: %w", err)
+		return fmt.Errorf("it is %w, but not on the record of changes: %w", errInForce, err)
 	}
 	return nil
 }

@@ -181,7 +181,7 @@ func (e *partialError) Error() string {
 	return fmt.Sprintf("generation %d is in force, with the old rules of what cannot be taken: %v", e.generation, e.errs)
 }
 
-func (e *partialError) Unwrap() error { return e.errs }
+func (e *partialError) Unwrap() []error { return []error{errInForce, e.errs} }
 
 func isPartial(err error) bool {
 	_, ok := errors.AsType[*partialError](err)

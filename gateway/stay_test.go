@@ -239,7 +239,7 @@ func TestCanaryBesideABrokenList(t *testing.T) {
 	w := newCanaryWorld(t)
 	w.write("own.txt", "<html>\n")
 	w.refused("html")
-	if text := w.call(http.StatusConflict, http.MethodPost, "/v1/canary", `{"group":"two"}`); !strings.Contains(text, "is in force, with the old rules") {
+	if text := w.call(http.StatusConflict, http.MethodPost, "/v1/canary", `{"group":"two"}`); !strings.Contains(text, "is in force, with the old rules") || !strings.Contains(text, `"in_force": true`) {
 		t.Errorf("%s", text)
 	}
 	if w.Status().Canary == nil {

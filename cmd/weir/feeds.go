@@ -25,8 +25,9 @@ func feedCommands() []*cli.Command {
 			Usage:     "have the gateway take the configuration and all lists again, and look for new versions now",
 			ArgsUsage: "[NAME]",
 			Description: "Ends the hold of a rollback. With the name of a list that is fetched over the network,\n" +
-				"only that one is looked at. Exits with 1 if a list failed; what takes long goes on by\n" +
-				"itself, and weir lists status shows what became of it.\n\n" +
+				"only that one is looked at. Exits with 1 if a list failed: it keeps its old rules, and all\n" +
+				"else is in force. What takes long goes on by itself, and weir lists status shows what\n" +
+				"became of it.\n\n" +
 				"With --canary, from now on what changes of the configuration's bans and lists is in\n" +
 				"force for that group first, and all others keep what they have, until lists promote or\n" +
 				"lists drop. Exemptions and weir rules are for everybody all the same.",

@@ -63,6 +63,7 @@ func TestListsUpdateCommand(t *testing.T) {
 	if ok || !strings.Contains(out, "list mine (") || !strings.Contains(out, "feed  held  2 rules") {
 		t.Errorf("beside a broken file: %s", out)
 	}
+	run(" is in force, with the old rules of what cannot be taken: ", false, "reload")
 	run("file mine: failing\n  1 failed", true, "lists", "status")
 	run("takes the name of one list", false, "lists", "approve")
 	if out, ok := asWeir(t, "lists", "update", "--admin", admin); ok || !strings.Contains(out, "credential") {

@@ -15,7 +15,8 @@ func reloadCommand() *cli.Command {
 		Name:  "reload",
 		Usage: "have a running gateway read its configuration and lists again",
 		Description: "Returns when the new policy is in force, or says why it is not and the old one stays.\n" +
-			"A list whose file cannot be taken keeps its old rules by itself, and is an error.\n" +
+			"A list whose file cannot be taken keeps its old rules by itself: all else is in force\n" +
+			"then, and the exit code is 1, with an error that names the generation and the file.\n" +
 			"A gateway notices changed files by itself, within a second.",
 		Flags:  adminFlags(),
 		Before: noArgs,

@@ -58,7 +58,7 @@ func (d *document) operation(rt *Route) object {
 	op := object{
 		"summary":   rt.Summary,
 		"x-role":    rt.Role.String(),
-		"responses": object{status: ok, "default": object{"description": "it was not done", "content": content("application/problem+json", reflect.TypeFor[Problem]())}},
+		"responses": object{status: ok, "default": object{"description": "it was not done; with in_force, it is in force but for what the detail says", "content": content("application/problem+json", reflect.TypeFor[Problem]())}},
 	}
 	if rt.Request != nil {
 		op["requestBody"] = object{"required": true, "content": content("application/json", reflect.TypeOf(rt.Request))}

@@ -13,6 +13,9 @@ type Problem struct {
 	Status int    `json:"status"`
 	Title  string `json:"title"`
 	Detail string `json:"detail"`
+	// InForce: what was asked for is in force all the same, but for what the detail
+	// says.
+	InForce bool `json:"in_force,omitempty"`
 }
 
 // Error implements error.
@@ -20,7 +23,7 @@ func (p *Problem) Error() string { return p.Detail }
 
 // Errorf returns a Problem with that HTTP status.
 func Errorf(status int, format string, args ...any) error {
-	return &Problem{status, http.StatusText(status), fmt.Sprintf(format, args...)}
+	return &Problem{Status: status, Title: http.StatusText(status), Detail: fmt.Sprintf(format, args...)}
 }
 
 // problem returns the error as a Problem; of any other error it is the
@@ -29,7 +32,7 @@ func problem(err error) *Problem {
 	if p, ok := errors.AsType[*Problem](err); ok {
 		return p
 	}
-	return &Problem{http.StatusInternalServerError, http.StatusText(http.StatusInternalServerError), err.Error()}
+	return &Problem{Status: http.StatusInternalServerError, Title: http.StatusText(http.StatusInternalServerError), Detail: err.Error()}
 }
 
 func writeProblem(w http.ResponseWriter, err error) {
