@@ -55,7 +55,7 @@ func tlsOrigin(t *testing.T, name string, h http.HandlerFunc) (o *origin, ca str
 // curl runs the real thing through the proxy.
 func (h *harness) curl(stdin io.Reader, args ...string) (stdout, stderr string, code int) {
 	h.tb.Helper()
-	cmd := exec.Command(corpus.Tool(h.tb, "curl"), append([]string{"-q", "-sS", "-m", "30", "-x", "http://" + h.addr, "--noproxy", ""}, args...)...)
+	cmd := exec.Command(corpus.Tool(h.tb, "curl"), append([]string{"-q", "-sS", "-m", "120", "-x", "http://" + h.addr, "--noproxy", ""}, args...)...)
 	cmd.Env = []string{"HOME=" + h.tb.(*testing.T).TempDir()}
 	cmd.Stdin = stdin
 	var out, errs bytes.Buffer

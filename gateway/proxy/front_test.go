@@ -219,7 +219,8 @@ func TestParseHead(t *testing.T) {
 // pieces it comes.
 func TestGateRefuses(t *testing.T) {
 	o := httpOrigin(t, func(w http.ResponseWriter, r *http.Request) {})
-	h := start(t, []uint16{o.port}, func(o *Options) { o.HeaderTimeout = time.Second; o.MaxHeaderBytes = 8 << 10 })
+	h := start(t, []uint16{o.port}, func(o *Options) { o.MaxHeaderBytes = 8 << 10 })
+	hasty := start(t, []uint16{o.port}, func(o *Options) { o.HeaderTimeout = time.Second })
 	good := fmt.Sprintf("GET http://ok.example:%d/ HTTP/1.1\r\nHost: ok.example:%d\r\n\r\n", o.port, o.port)
 	for _, tc := range []struct {
 		name, bytes string
@@ -238,16 +239,19 @@ func TestGateRefuses(t *testing.T) {
 		{"slow head", "GET http://ok.example/ HTTP/1.1\r\nHost: ok", 408},
 		{"HEAD", "HEAD / HTTP/1.1\r\nHost: ok.example\r\n\r\n", 400},
 	} {
+		to := h
+		if tc.status == http.StatusRequestTimeout {
+			to = hasty
+		}
 		for _, before := range []string{"", good} {
-			c := dialRaw(t, h.addr)
-			c.send(before + tc.bytes)
+			method, _, _ := strings.Cut(tc.bytes, " ")
+			c, resp, _ := to.ask(method, before+tc.bytes)
 			if before != "" {
-				if resp, _ := c.response("GET"); resp.StatusCode != 200 {
+				if resp.StatusCode != 200 {
 					t.Errorf("%s: the request before got %s", tc.name, resp.Status)
 				}
+				resp, _ = c.response(method)
 			}
-			method, _, _ := strings.Cut(tc.bytes, " ")
-			resp, _ := c.response(method)
 			if resp.StatusCode != tc.status || !resp.Close {
 				t.Errorf("%s: %s, close %v; want %d", tc.name, resp.Status, resp.Close, tc.status)
 			}

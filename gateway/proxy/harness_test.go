@@ -188,8 +188,13 @@ var banned = []string{"tiktok.com", "wechat.com", "93.184.216.0/24", "127.0.0.66
 // startPortable has start run proxies without the engine.
 var startPortable bool
 
+// patience bounds a hang, and says nothing about what is tested: it is longer than
+// a machine with other work keeps anybody waiting.
+const patience = 2 * time.Minute
+
 // start runs a proxy that may reach 127.0.0.0/8 on the ports. Every name but
-// the banned ones resolves to 127.0.0.1.
+// the banned ones resolves to 127.0.0.1. It is patient: a test that is about one
+// of its times sets that.
 func start(tb testing.TB, ports []uint16, edit func(*Options)) *harness {
 	tb.Helper()
 	h := &harness{tb: tb, store: new(policy.Store), audit: new(recorder), done: make(chan error, 1),
@@ -201,12 +206,13 @@ func start(tb testing.TB, ports []uint16, edit func(*Options)) *harness {
 		ConnectPorts: ports, HTTPPorts: ports,
 		AllowNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		Drain:         500 * time.Millisecond,
-		portable:      startPortable,
+		HeaderTimeout: patience, PeekTimeout: patience, ResolveTimeout: patience, DialTimeout: patience,
+		portable: startPortable,
 	}
 	if edit != nil {
 		edit(&opts)
 	}
-	goroutines := runtime.NumGoroutine()
+	before := proxyGoroutines()
 	var err error
 	if h.s, err = Listen(opts); err != nil {
 		tb.Fatal(err)
@@ -217,18 +223,29 @@ func start(tb testing.TB, ports []uint16, edit func(*Options)) *harness {
 	go func() { h.done <- h.s.Serve(ctx) }()
 	tb.Cleanup(func() {
 		h.stop()
-		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-			if runtime.NumGoroutine() <= goroutines {
+		for end := time.Now().Add(patience); proxyGoroutines() > before; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				tb.Errorf("goroutines are left after Serve:\n%s", stacks())
 				return
 			}
 		}
-		buf := make([]byte, 1<<20)
-		stacks := string(buf[:runtime.Stack(buf, true)])
-		if strings.Contains(stacks, "gateway/proxy.(*") {
-			tb.Errorf("goroutines are left after Serve:\n%s", stacks)
-		}
 	})
 	return h
+}
+
+func stacks() string {
+	buf := make([]byte, 4<<20)
+	return string(buf[:runtime.Stack(buf, true)])
+}
+
+// proxyGoroutines counts the goroutines that run the proxy, and no test of it.
+func proxyGoroutines() (n int) {
+	for stack := range strings.SplitSeq(stacks(), "\n\n") {
+		if strings.Contains(stack, "gateway/proxy.(*") && !strings.Contains(stack, "_test.go:") {
+			n++
+		}
+	}
+	return n
 }
 
 // stop ends the proxy once and checks how it ended.
@@ -242,7 +259,7 @@ func (h *harness) stop() {
 		if err != nil {
 			h.tb.Errorf("Serve: %v", err)
 		}
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		h.tb.Error("Serve does not end")
 	}
 	h.done = nil
@@ -264,7 +281,7 @@ func dialRaw(tb testing.TB, addr string) *raw {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	return &raw{c.(*net.TCPConn), tb, bufio.NewReader(c)}
 }
 
@@ -290,6 +307,25 @@ func (c *raw) response(method string) (*http.Response, string) {
 		c.tb.Fatalf("reading the response's content: %v", err)
 	}
 	return resp, string(b)
+}
+
+// ask sends the beginning of a request and returns the response. A proxy with
+// little patience may let a client go that was kept from speaking: it comes again.
+func (h *harness) ask(method, head string) (c *raw, resp *http.Response, body string) {
+	h.tb.Helper()
+	for range 20 {
+		c = h.dial()
+		_, err := io.WriteString(c, head)
+		if err == nil {
+			_, err = c.br.Peek(1)
+		}
+		if err == nil {
+			resp, body = c.response(method)
+			return c, resp, body
+		}
+	}
+	h.tb.Fatalf("%q gets no answer", head)
+	return nil, nil, ""
 }
 
 // atEOF fails unless the proxy has closed the connection.
@@ -359,7 +395,7 @@ func rawOrigin(tb testing.TB, f func(c *net.TCPConn, br *bufio.Reader)) *origin 
 			}
 			wg.Go(func() {
 				defer func() { _ = c.Close() }()
-				_ = c.SetDeadline(time.Now().Add(time.Minute))
+				_ = c.SetDeadline(time.Now().Add(patience))
 				f(c.(*net.TCPConn), bufio.NewReader(c))
 			})
 		}
@@ -370,9 +406,9 @@ func rawOrigin(tb testing.TB, f func(c *net.TCPConn, br *bufio.Reader)) *origin 
 // eventually waits for a condition that another goroutine makes true.
 func eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			tb.Fatalf("not within a minute: %s", what)
+			tb.Fatalf("not within %v: %s", patience, what)
 		}
 	}
 }

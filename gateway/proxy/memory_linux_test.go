@@ -69,7 +69,7 @@ func TestMemoryIdleTunnels(t *testing.T) {
 	}
 	b := make([]byte, 4)
 	for i, c := range all {
-		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(patience))
 		if _, err := io.ReadFull(c, b); err != nil || string(b) != "ping" {
 			t.Fatalf("tunnel %d after idling: %q, %v", i, b, err)
 		}
@@ -151,7 +151,7 @@ func openTunnels(t *testing.T, proxy, target string, n int) []net.Conn {
 		}
 		t.Cleanup(func() { _ = c.Close() })
 		all = append(all, c)
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(patience))
 		if _, err := fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: test/1.0\r\n\r\n", target, target); err != nil {
 			t.Fatalf("tunnel %d: %v", i, err)
 		}

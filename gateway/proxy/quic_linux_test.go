@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -12,6 +13,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -69,7 +71,7 @@ func serveQUIC(w *world) {
 			}
 		})
 		tr := &quic.Transport{Conn: pc}
-		l, err := tr.Listen(cfg, &quic.Config{Versions: []quic.Version{quic.Version1, quic.Version2}})
+		l, err := tr.Listen(cfg, patientQUIC(quic.Version1, quic.Version2))
 		if err != nil {
 			w.tb.Fatal(err)
 		}
@@ -117,25 +119,30 @@ func (w *world) quicSocket() *quic.Transport {
 	return tr
 }
 
+// patientQUIC gives up late. Under load datagrams are sent twice and more.
+func patientQUIC(v ...quic.Version) *quic.Config {
+	return &quic.Config{Versions: v, HandshakeIdleTimeout: patience, MaxIdleTimeout: patience}
+}
+
 // dialQUIC connects from the device.
 func dialQUIC(tr *quic.Transport, addr, name string, v quic.Version, protocols ...string) (*quic.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	return tr.Dial(ctx, net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(addr), 443)),
 		&tls.Config{ServerName: name, NextProtos: append([]string{"echo"}, protocols...), InsecureSkipVerify: true},
-		&quic.Config{Versions: []quic.Version{v}})
+		patientQUIC(v))
 }
 
 // ask sends bytes on a new stream and returns where the server is, and whether
 // it repeated them.
 func ask(c *quic.Conn, send []byte) (at string, same bool, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	s, err := c.OpenStreamSync(ctx)
 	if err != nil {
 		return "", false, err
 	}
-	_ = s.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = s.SetDeadline(time.Now().Add(patience))
 	go func() { _, _ = s.Write(send); _ = s.Close() }()
 	b, err := io.ReadAll(s)
 	at, body, _ := strings.Cut(string(b), "\n")
@@ -185,7 +192,7 @@ func TestQUIC(t *testing.T) {
 				if !wasRefused(err) {
 					t.Errorf("%s at %s, %v: %v, want a refusal", c.name, c.addr, v, err)
 				}
-				if took > 4*time.Second {
+				if took > patience/2 {
 					t.Errorf("%s at %s, %v: refused after %v", c.name, c.addr, v, took)
 				}
 			} else if err != nil {
@@ -194,24 +201,24 @@ func TestQUIC(t *testing.T) {
 			} else if at, same, err := ask(conn, []byte("hello")); err != nil || !same || !strings.Contains(at, c.at) {
 				t.Errorf("%s at %s, %v: at %q, same %v, %v; want %s", c.name, c.addr, v, at, same, err, c.at)
 			}
-			waitFor(t, func() bool { return len(h.audit.all()) > before })
-			r := h.audit.all()[before]
-			if r.Transport != "tproxy" || r.Protocol != "quic" || r.Address.String() != c.addr || r.Port != 443 ||
-				r.RuleID != c.rule || c.reason != "" && r.Reason != c.reason {
-				t.Errorf("%s at %s, %v: record %+v", c.name, c.addr, v, r)
+			// Not the next record: what an earlier client sent again while it waited for
+			// its refusal is a beginning of its own, and may be judged only now.
+			var all []audit.Record
+			eventually(t, fmt.Sprintf("%s at %s, %v: a record of rule %q, reason %q", c.name, c.addr, v, c.rule, c.reason), func() bool {
+				all = h.audit.all()[before:]
+				return slices.ContainsFunc(all, func(r audit.Record) bool {
+					return strings.EqualFold(r.Name, cmp.Or(c.name, c.addr)) && r.Transport == "tproxy" && r.Protocol == "quic" && r.Address.String() == c.addr && r.Port == 443 &&
+						r.RuleID == c.rule && (c.reason == "" || r.Reason == c.reason)
+				})
+			})
+			for _, r := range all {
+				if blocked := r.Action == policy.Block.String(); r.Name == strings.ToLower(c.name) && r.Address.String() == c.addr && blocked != (c.at == "") {
+					t.Errorf("%s at %s, %v: record %+v", c.name, c.addr, v, r)
+				}
 			}
 			if conn != nil {
 				_ = conn.CloseWithError(0, "")
 			}
-		}
-	}
-}
-
-func waitFor(t *testing.T, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("waited for a minute in vain")
 		}
 	}
 }
@@ -245,7 +252,7 @@ func TestQUICBulk(t *testing.T) {
 	for _, p := range h.s.quic.all() {
 		p.expire(time.Now().Add(quicIdle + time.Second))
 	}
-	waitFor(t, func() bool { return h.s.QUICStats().Paths == 0 && h.s.flows.openTunnels() == 0 })
+	eventually(t, "the paths are gone", func() bool { return h.s.QUICStats().Paths == 0 && h.s.flows.openTunnels() == 0 })
 	ends := 0
 	for _, r := range h.audit.all() {
 		if r.Event == "close" {
@@ -289,8 +296,11 @@ func TestQUICSameSocket(t *testing.T) {
 			t.Errorf("same %v, %v", same, err)
 		}
 	}
-	if got := h.s.QUICStats(); got.Connections != 4 || got.Refused != 2 || got.Paths != 1 {
-		t.Errorf("%+v, want 4 connections, 2 of them refused, on 1 path", got)
+	// A refused client may have sent its beginning again before it heard so: that is
+	// refused once more.
+	eventually(t, "all are judged", func() bool { st := h.s.QUICStats(); return st.Connections == st.Refused+2 })
+	if got := h.s.QUICStats(); got.Refused < 2 || got.Paths != 1 {
+		t.Errorf("%+v, want 2 refused, on 1 path", got)
 	}
 }
 
@@ -312,7 +322,7 @@ func TestQUICRecheck(t *testing.T) {
 	}
 	h.store.Swap(snapshotHello(t, 2, policy.HelloPolicy{}, "site.example"))
 	h.s.Recheck()
-	waitFor(t, func() bool {
+	eventually(t, "a record of the cut", func() bool {
 		r, ok := h.audit.find(func(r *audit.Record) bool { return r.Event == "close" })
 		return ok && r.Name == "site.example" && r.Result == string(endCut) && r.RuleID == "tiktok:1"
 	})
@@ -343,7 +353,7 @@ func TestQUICNobody(t *testing.T) {
 	for _, addr := range []string{"198.51.100.80", "2001:db8:80::80"} {
 		began := time.Now()
 		_, err := dialQUIC(w.quicSocket(), addr, "site.example", quic.Version1)
-		if took := time.Since(began); !wasRefused(err) || took > 4*time.Second {
+		if took := time.Since(began); !wasRefused(err) || took > patience/2 {
 			t.Errorf("%s: %v after %v", addr, err, took)
 		}
 	}
@@ -398,22 +408,19 @@ func TestQUICOthers(t *testing.T) {
 	send([]byte("\x16\xfe\xfdDTLS"), []byte("more"), []byte("more"))
 	send([]byte("\x41 short header of a connection from before"))
 	send(junk, junk)
-	waitFor(t, func() bool { return h.s.QUICStats().Refused == 2 })
+	eventually(t, "two are refused", func() bool { return h.s.QUICStats().Refused == 2 })
 	st := h.s.QUICStats()
 	if st.Stray > 2 || st.Connections != 2 {
 		t.Errorf("%+v, want 2 connections, and no more strays", st)
 	}
-	waitFor(t, func() bool { return h.s.QUICStats().Unread == 2 })
-	records := h.audit.all()
-	if len(records) == 0 {
-		t.Error("no record")
-	}
-	for _, r := range records {
+	eventually(t, "both are seen", func() bool { return h.s.QUICStats().Unread == 2 })
+	eventually(t, "a record of each", func() bool { return len(h.audit.all()) == 2 })
+	for _, r := range h.audit.all() {
 		if r.Reason != policy.ReasonNotTLS.String() || r.Action != policy.Block.String() || r.Result != "refused" {
 			t.Errorf("record %+v", r)
 		}
 	}
-	waitFor(t, func() bool {
+	eventually(t, "the paths are forgotten", func() bool {
 		for _, p := range h.s.quic.all() {
 			p.expire(time.Now().Add(quicRefused + time.Second))
 		}
@@ -429,7 +436,7 @@ func TestQUICOthers(t *testing.T) {
 		select {
 		case <-heard:
 			got++
-		case <-time.After(5 * time.Second):
+		case <-time.After(patience / 2):
 		}
 	}
 	if got != 2 {

@@ -99,7 +99,7 @@ func TestTunnelHalfOpenThenCut(t *testing.T) {
 		if err == nil {
 			t.Error("the origin's connection ends without an error")
 		}
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		t.Error("the origin does not see the end")
 	}
 	eventually(t, "counted", func() bool { return h.s.Stats().CutByPolicy == 1 })
@@ -150,7 +150,7 @@ func TestTunnelsEndUnderLoad(t *testing.T) {
 						_ = c.Close()
 						return
 					}
-					_ = c.SetReadDeadline(time.Now().Add(time.Minute))
+					_ = c.SetReadDeadline(time.Now().Add(patience))
 					if _, err := c.br.Read(make([]byte, 4096)); err != nil {
 						return
 					}
@@ -198,9 +198,8 @@ func TestConnectSlowHead(t *testing.T) {
 		t.Errorf("through the tunnel: %q, %v", b, err)
 	}
 	h = start(t, []uint16{o.port}, func(o *Options) { o.HeaderTimeout = 300 * time.Millisecond })
-	c = h.dial()
-	c.send("CONNECT ok.exam")
-	if resp, _ := c.response("CONNECT"); resp.StatusCode != http.StatusRequestTimeout || resp.Header.Get("Proxy-Status") == "" {
+	c, resp, _ := h.ask("CONNECT", "CONNECT ok.exam")
+	if resp.StatusCode != http.StatusRequestTimeout || resp.Header.Get("Proxy-Status") == "" {
 		t.Errorf("a head without an end: %s", resp.Status)
 	}
 	c.atEOF()
@@ -210,7 +209,7 @@ func TestConnectSlowHead(t *testing.T) {
 	if d := time.Since(begin); d < 300*time.Millisecond {
 		t.Errorf("a silent client was let go after %v", d)
 	}
-	c = h.dial()
+	c = start(t, []uint16{o.port}, nil).dial()
 	c.send("CONNECT ok.example:443 HTTP/1.1\r\nX: " + strings.Repeat("x", 70<<10))
 	if resp, _ := c.response("GET"); resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 		t.Errorf("a large head: %s", resp.Status)

@@ -175,7 +175,7 @@ func TestWebSocketBlockedAndCut(t *testing.T) {
 	h.s.Recheck()
 	_, _ = io.CopyN(io.Discard, c.br, 7) // the greeting
 	begin := time.Now()
-	if _, err := c.br.ReadByte(); err == nil || time.Since(begin) > 5*time.Second {
+	if _, err := c.br.ReadByte(); err == nil || time.Since(begin) > patience/2 {
 		t.Errorf("banned WebSocket: %v after %v", err, time.Since(begin))
 	}
 }

@@ -77,7 +77,7 @@ func newWorld(t *testing.T) *world {
 func runInWorld(t *testing.T) {
 	t.Helper()
 	name := "^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$"
-	cmd := exec.Command(os.Args[0], "-test.run", name, "-test.v", "-test.timeout", "60s")
+	cmd := exec.Command(os.Args[0], "-test.run", name, "-test.v", "-test.timeout", (5 * patience).String())
 	cmd.Env = append(os.Environ(), worldEnv+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	runtime.LockOSThread() // the child dies with the thread that made it
@@ -205,7 +205,7 @@ func (w *world) dial(addr string) *raw {
 func (w *world) curl(args ...string) (out string, err error) {
 	w.tb.Helper()
 	w.in(w.device, func() {
-		cmd := exec.Command(corpus.Tool(w.tb, "curl"), append([]string{"-q", "-sS", "-k", "--max-time", "20"}, args...)...)
+		cmd := exec.Command(corpus.Tool(w.tb, "curl"), append([]string{"-q", "-sS", "-k", "--max-time", "120"}, args...)...)
 		var b []byte
 		b, err = cmd.CombinedOutput()
 		out = string(b)
