@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -32,13 +33,17 @@ func TestRotateBySize(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	l, err := Open(path, Options{Rotate: Rotate{Size: 1000, Keep: 3}}, mute)
+	shortest, err := json.Marshal(Record{Name: "n0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := Open(path, Options{Rotate: Rotate{Size: 10 * int64(len(shortest)+1), Keep: 3}}, mute)
 	if err != nil {
 		t.Fatal(err)
 	}
 	n := 0
 	for round := range 6 {
-		for range 10 { // more than 1000 bytes
+		for range 10 { // as many as are needed, and not one less
 			l.Put(Record{Name: fmt.Sprint("n", n)})
 			n++
 		}
