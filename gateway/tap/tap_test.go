@@ -42,8 +42,8 @@ func next(t *testing.T, frames <-chan *dnstap.Dnstap) *dnstap.Dnstap {
 	select {
 	case d := <-frames:
 		return d
-	case <-time.After(20 * time.Second):
-		t.Fatal("no frame within 20 s")
+	case <-time.After(2 * time.Minute):
+		t.Fatal("no frame within two minutes")
 	}
 	return nil
 }
