@@ -37,8 +37,11 @@ func TestResolvesTellsRepliesApart(t *testing.T) {
 			return append(b, 0xc0, 0x1f, 0, 6, 0, 1, 0, 0, 0, 60, 0, 0)
 		}, Broken},
 	} {
-		at := answering(t, c.reply)
-		d := &device{Options: Options{DNS: at}, wait: 2 * time.Second}
+		at, wait := answering(t, c.reply), time.Minute
+		if what == "silence" {
+			wait = time.Second
+		}
+		d := &device{Options: Options{DNS: at}, wait: wait}
 		if got := d.resolves(context.Background(), "udp", at, "www-wechat-com.translate.goog", dns.TypeA); got.Outcome != c.want {
 			t.Errorf("%s: %+v, want %s", what, got, c.want)
 		}

@@ -67,7 +67,7 @@ func TestTargetsOfBuiltInBans(t *testing.T) {
 
 // Each way to cut a ClientHello is one that a server understands.
 func TestCutsAreUnderstood(t *testing.T) {
-	d := &device{wait: 5 * time.Second}
+	d := &device{wait: 5 * time.Second} // a third of it is how long a client stalls
 	for _, how := range cuts {
 		near, far := net.Pipe()
 		name := make(chan string, 1)
@@ -99,21 +99,22 @@ func TestCutsAreUnderstood(t *testing.T) {
 // What a server does decides: a byte, or silence on a connection that stands, is
 // open; a reset, an end and a refusal are closed.
 func TestJudgement(t *testing.T) {
-	d := &device{wait: time.Second}
 	for what, tt := range map[string]struct {
 		serve func(net.Conn)
+		wait  time.Duration // short only where it is waited for
 		want  Outcome
 	}{
-		"answers": {func(c net.Conn) { _, _ = c.Write([]byte("x")) }, Open},
-		"stands":  {func(net.Conn) { time.Sleep(4 * time.Second) }, Open},
-		"closes":  {func(c net.Conn) { _ = c.Close() }, Closed},
+		"answers": {func(c net.Conn) { _, _ = c.Write([]byte("x")) }, time.Minute, Open},
+		"stands":  {func(net.Conn) { <-t.Context().Done() }, time.Second, Open},
+		"closes":  {func(c net.Conn) { _ = c.Close() }, time.Minute, Closed},
 		"resets": {func(c net.Conn) {
 			if tcp, ok := c.(*net.TCPConn); ok {
 				_ = tcp.SetLinger(0)
 			}
 			_ = c.Close()
-		}, Closed},
+		}, time.Minute, Closed},
 	} {
+		d := &device{wait: tt.wait}
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -138,7 +139,7 @@ func TestJudgement(t *testing.T) {
 
 // A block is known by its words, not by its status: a site may say 403 too.
 func TestBlockPageIsKnown(t *testing.T) {
-	d := &device{wait: 10 * time.Second}
+	d := &device{wait: time.Minute}
 	for reply, want := range map[string]Outcome{
 		"HTTP/1.1 403 Forbidden\r\nProxy-Status: weir; error=http_request_denied\r\nContent-Length: 0\r\n\r\n": Closed,
 		"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n":                                                  Open,
@@ -277,7 +278,7 @@ func TestFixtures(t *testing.T) {
 
 // Where there is nothing at all, nothing passes, and the end comes in time.
 func TestNothingAnswers(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	local := netip.MustParseAddr("127.0.0.1")
 	r, err := Run(ctx, Options{Gateway: local, DNS: netip.AddrPortFrom(local, 9), Proxy: netip.AddrPortFrom(local, 9),
