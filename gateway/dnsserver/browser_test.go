@@ -42,13 +42,13 @@ func TestChromiumDoH(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "Local State"), state, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
 			"--disable-background-networking", "--disable-component-update", "--no-proxy-server", "--user-data-dir="+dir,
 			"--ignore-certificate-errors-spki-list="+base64.StdEncoding.EncodeToString(pin[:]), "--dump-dom",
 			"http://"+name+":"+portOf(t, site.Addr().String())+"/")
-		cmd.WaitDelay = 5 * time.Second
+		cmd.WaitDelay = 30 * time.Second
 		out, err := cmd.Output()
 		if err != nil {
 			t.Errorf("chromium: %v", err)

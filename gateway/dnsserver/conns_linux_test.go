@@ -243,7 +243,7 @@ func askDoQ(t *testing.T, addr string, ca *testCA) any {
 func tryDoQ(t *testing.T, addr string, ca *testCA) (*quic.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), secs(10))
 	defer cancel()
-	c, err := quic.DialAddr(ctx, addr, ca.client("doq"), &quic.Config{MaxIdleTimeout: time.Hour})
+	c, err := quic.DialAddr(ctx, addr, ca.client("doq"), &quic.Config{MaxIdleTimeout: time.Hour, HandshakeIdleTimeout: secs(60)})
 	if err != nil {
 		return nil, err
 	}

@@ -273,7 +273,7 @@ func TestDigCookie(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(dig, "@127.0.0.1", "-p", port, "+cookie", "+tries=1", "good.example").CombinedOutput()
+	out, err := exec.Command(dig, "@127.0.0.1", "-p", port, "+cookie", "+tries=1", "+time=60", "good.example").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "status: NOERROR") || !strings.Contains(string(out), "(good)") {
 		t.Errorf("dig: %v\n%s", err, out)
 	}

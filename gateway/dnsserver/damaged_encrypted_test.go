@@ -26,7 +26,7 @@ func TestDamagedPacketsEncrypted(t *testing.T) {
 	const packets = 10_000
 	// The client of HTTP/3 leaves a connection behind, open, on which a request was
 	// cut off; those end when they are idle.
-	r, ca := startAll(t, "", Options{MaxTCPPerClient: 2000, MaxConns: 2000, IdleEncrypted: secs(4)})
+	r, ca := startAll(t, "", Options{MaxTCPPerClient: 2000, MaxConns: 2000, IdleEncrypted: secs(4), HandshakeTimeout: secs(6)})
 	all := seeds(t)
 	web := webClients(t, ca)
 	for name, damage := range map[string]damager{
@@ -100,11 +100,7 @@ func isReply(p []byte) bool { return len(p) > 2 && p[2]&0x80 != 0 }
 func damageDoH(t *testing.T, r *rig, c *http.Client, rnd *rand.Rand, all [][]byte, n int) {
 	for i := range n {
 		p := mutant(rnd, all)
-		req := request(t, "POST", r.dohURL(), p)
-		if i%2 == 0 {
-			req = request(t, "GET", r.dohURL()+"?dns="+base64.RawURLEncoding.EncodeToString(p), nil)
-		}
-		resp, err := c.Do(req)
+		resp, err := askTwice(t, r, c, p, i%2 == 0)
 		if err != nil {
 			if !isReply(p) && bytes.Contains(bytes.ToLower(p), []byte("m-drop")) {
 				continue // what policy drops ends the stream
@@ -127,6 +123,22 @@ func damageDoH(t *testing.T, r *rig, c *http.Client, rnd *rand.Rand, all [][]byt
 	r.audit.take()
 }
 
+// askTwice asks again what gets no answer: the connection may have been idle for
+// too long.
+func askTwice(t *testing.T, r *rig, c *http.Client, p []byte, get bool) (resp *http.Response, err error) {
+	t.Helper()
+	for range 2 {
+		req := request(t, "POST", r.dohURL(), p)
+		if get {
+			req = request(t, "GET", r.dohURL()+"?dns="+base64.RawURLEncoding.EncodeToString(p), nil)
+		}
+		if resp, err = c.Do(req); err == nil {
+			return resp, nil
+		}
+	}
+	return nil, err
+}
+
 func damageDoQ(t *testing.T, r *rig, ca *testCA, rnd *rand.Rand, all [][]byte, n int) {
 	before := r.Stats().DoQ
 	cfg := ca.client("doq")
@@ -141,7 +153,7 @@ func damageDoQ(t *testing.T, r *rig, ca *testCA, rnd *rand.Rand, all [][]byte, n
 		for s == nil {
 			var err error
 			if c == nil {
-				if c, err = quic.DialAddr(t.Context(), r.DoQAddrs()[0].String(), cfg, nil); err != nil {
+				if c, err = quic.DialAddr(t.Context(), r.DoQAddrs()[0].String(), cfg, patientQUIC()); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -57,7 +57,7 @@ func TestDig(t *testing.T) {
 			{". NS", []string{"status: NOERROR"}, ""},
 			{"+header-only", []string{"status: FORMERR"}, ""},
 		} {
-			args := append([]string{"@127.0.0.1", "-p", port, "+tries=1", "+time=5"}, strings.Fields(tc.args)...)
+			args := append([]string{"@127.0.0.1", "-p", port, "+tries=1", "+time=60"}, strings.Fields(tc.args)...)
 			out, err := exec.Command(dig, args...).CombinedOutput()
 			if err != nil && !strings.Contains(tc.args, "AXFR") {
 				t.Errorf("dig %s: %v\n%s", tc.args, err, out)
@@ -84,7 +84,7 @@ func TestKdig(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, args := range []string{"+edns wechat.com", "+edns +tcp wechat.com", "+edns +tcp +keepopen wechat.com tiktok.com", "+edns wechat.com TYPE65", "+edns=0 +bufsize=512 wechat.com"} {
-			out, err := exec.Command(kdig, append([]string{"@127.0.0.1", "-p", port, "+retry=0"}, strings.Fields(args)...)...).CombinedOutput()
+			out, err := exec.Command(kdig, append([]string{"@127.0.0.1", "-p", port, "+retry=0", "+timeout=60"}, strings.Fields(args)...)...).CombinedOutput()
 			if err != nil || !strings.Contains(string(out), "status: NXDOMAIN") || !strings.Contains(string(out), "EDE: 15 (Blocked)") {
 				t.Errorf("kdig %s: %v\n%s", args, err, out)
 			}

@@ -39,16 +39,16 @@ func webClients(tb testing.TB, ca *testCA) map[string]*http.Client {
 	two.SetHTTP2(true)
 	h1 := &http.Transport{TLSClientConfig: ca.client(), Protocols: one}
 	h2 := &http.Transport{TLSClientConfig: ca.client(), Protocols: two}
-	h3 := &http3.Transport{TLSClientConfig: ca.client()}
+	h3 := &http3.Transport{TLSClientConfig: ca.client(), QUICConfig: patientQUIC()}
 	tb.Cleanup(func() {
 		h1.CloseIdleConnections()
 		h2.CloseIdleConnections()
 		_ = h3.Close()
 	})
 	return map[string]*http.Client{
-		"HTTP/1.1": {Transport: h1, Timeout: secs(30)},
-		"HTTP/2.0": {Transport: h2, Timeout: secs(30)},
-		"HTTP/3.0": {Transport: h3, Timeout: secs(30)},
+		"HTTP/1.1": {Transport: h1, Timeout: secs(60)},
+		"HTTP/2.0": {Transport: h2, Timeout: secs(60)},
+		"HTTP/3.0": {Transport: h3, Timeout: secs(60)},
 	}
 }
 
@@ -222,7 +222,7 @@ func TestDoHSlowBody(t *testing.T) {
 		req := request(t, "POST", r.dohURL(), nil)
 		req.Body, req.ContentLength = pr, 100
 		req.Header.Set("Content-Type", dohType)
-		ctx, cancel := context.WithTimeout(t.Context(), secs(20))
+		ctx, cancel := context.WithTimeout(t.Context(), secs(60))
 		begin := time.Now()
 		c.Timeout = 0
 		resp, err := c.Do(req.WithContext(ctx))
@@ -258,7 +258,7 @@ func TestCurlDoH(t *testing.T) {
 	url := strings.Replace(r.dohURL(), "127.0.0.1", resolverName, 1)
 	host, port, _ := strings.Cut(r.DoHAddrs()[0].String(), ":")
 	run := func(name string) (string, error) {
-		out, err := exec.Command(curl, "-sS", "--max-time", "20", "--noproxy", "*", "--cacert", ca.file, "--resolve", resolverName+":"+port+":"+host,
+		out, err := exec.Command(curl, "-sS", "--max-time", "60", "--noproxy", "*", "--cacert", ca.file, "--resolve", resolverName+":"+port+":"+host,
 			"--doh-url", url, "http://"+name+":"+portOf(t, site.Addr().String())+"/").CombinedOutput()
 		return string(out), err
 	}
@@ -275,7 +275,7 @@ func TestCurlDoH(t *testing.T) {
 
 // A server that ends lets the request in flight finish.
 func TestDoHDrain(t *testing.T) {
-	r, ca := startAll(t, zones, Options{})
+	r, ca := startAll(t, zones, Options{Drain: time.Minute})
 	for proto, c := range webClients(t, ca) {
 		if proto == "HTTP/1.1" {
 			continue

@@ -17,7 +17,7 @@ import (
 // kdig asks a server on loopback.
 func kdig(t *testing.T, port, args string) string {
 	t.Helper()
-	all := append([]string{"@127.0.0.1", "-p", port, "+retry=0", "+timeout=10"}, strings.Fields(args)...)
+	all := append([]string{"@127.0.0.1", "-p", port, "+retry=0", "+timeout=60"}, strings.Fields(args)...)
 	out, err := exec.Command(corpus.Tool(t, "kdig"), all...).CombinedOutput()
 	if err != nil {
 		t.Errorf("kdig %s: %v", args, err)

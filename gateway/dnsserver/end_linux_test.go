@@ -24,7 +24,7 @@ func TestEndAnswersWhatHasCome(t *testing.T) {
 	up := startUpstream(t, "")
 	store := new(policy.Store)
 	store.Swap(snapshot(t, 1, bans()))
-	s, err := Listen(Options{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}, Policy: store, Resolver: up.resolver(t)})
+	s, err := Listen(Options{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}, Policy: store, Resolver: up.resolver(t), Timeout: secs(60), Drain: secs(60)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,11 +169,19 @@ func TestStuckNetwork(t *testing.T) {
 		s.reply[i] = 1
 	}
 	reader.n = batch
-	begin := time.Now()
-	reader.write()
-	if d, n := time.Since(begin), reader.count.dropped[dropWriteError].Load(); d > secs(3) || n != batch {
-		t.Errorf("%v for a batch, %d dropped; want 100 ms and %d", d, n, batch)
+	took := time.Hour
+	for range 5 { // a machine that does something else beside is no proof
+		begin, before := time.Now(), reader.count.dropped[dropWriteError].Load()
+		reader.write()
+		took = min(took, time.Since(begin))
+		if n := reader.count.dropped[dropWriteError].Load() - before; n != batch {
+			t.Errorf("%d dropped, want %d", n, batch)
+		}
+		if took < secs(2) {
+			return
+		}
 	}
+	t.Errorf("%v for a batch, want 100 ms", took)
 }
 
 // Questions of every kind from many clients while the server ends: each one
@@ -187,11 +195,13 @@ func TestEndUnderLoad(t *testing.T) {
 		clients := make([]*blaster, 4)
 		for i := range clients {
 			clients[i] = newBlaster(t, r.Addrs()[0], questions...)
-			_ = unix.SetsockoptTimeval(clients[i].fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 3})
 			wg.Go(func() { clients[i].ask(1<<30, 64) })
 		}
 		eventually(t, "a thousand questions have come", func() bool { return r.Stats().UDP-was >= 1000 })
 		r.stop(t)
+		for _, c := range clients { // what was answered is with them by now
+			_ = unix.Shutdown(c.fd, unix.SHUT_RD)
+		}
 		wg.Wait()
 		var answered uint64
 		for _, c := range clients {

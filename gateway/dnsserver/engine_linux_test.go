@@ -75,7 +75,7 @@ func TestBatchKeepsClientsApart(t *testing.T) {
 	up := startUpstream(t, "")
 	store, rec := new(policy.Store), new(recorder)
 	store.Swap(snapshotWith(t, bans()[:1], policy.Exemption{ID: "EX-1", Ban: "wechat", Device: netip.MustParsePrefix("127.0.0.3/32"), Until: time.Now().Add(time.Hour)}))
-	s, err := Listen(Options{Listen: addrPorts("0.0.0.0:0"), Policy: store, Resolver: up.resolver(t), Audit: rec, Readers: 1})
+	s, err := Listen(Options{Listen: addrPorts("0.0.0.0:0"), Policy: store, Resolver: up.resolver(t), Audit: rec, Readers: 1, Timeout: secs(60), Drain: secs(60)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -137,10 +137,12 @@ func start(tb testing.TB, zone string, opts Options) *rig {
 	if opts.Audit == nil {
 		opts.Audit = r.audit
 	}
-	// Where other programs have the processors, seconds are not long.
-	for _, d := range []*time.Duration{&opts.Timeout, &opts.WriteTimeout} {
-		*d = cmp.Or(*d, secs(20))
+	// Where other programs have the processors, seconds are not long: a test that is
+	// about one of these times sets it.
+	for _, d := range []*time.Duration{&opts.Timeout, &opts.WriteTimeout, &opts.ReadTimeout, &opts.Idle, &opts.IdleEncrypted} {
+		*d = cmp.Or(*d, secs(60))
 	}
+	opts.HandshakeTimeout = cmp.Or(opts.HandshakeTimeout, secs(20)) // and so long lives what nobody goes on with
 	var err error
 	if r.Server, err = Listen(opts); err != nil {
 		tb.Fatal(err)
@@ -165,7 +167,7 @@ func (r *rig) stop(tb testing.TB) {
 		if open {
 			close(r.served)
 		}
-	case <-time.After(time.Minute):
+	case <-time.After(2 * time.Minute):
 		tb.Error("Serve did not return")
 	}
 }
@@ -203,7 +205,7 @@ func edns(m *dns.Msg, size uint16) *dns.Msg {
 // ask exchanges one message, over udp or tcp.
 func (r *rig) ask(tb testing.TB, network string, q *dns.Msg) *dns.Msg {
 	tb.Helper()
-	c := dns.Client{Net: network, Timeout: 30 * time.Second, UDPSize: 65535}
+	c := dns.Client{Net: network, Timeout: secs(60), UDPSize: 65535}
 	m, _, err := c.Exchange(q, r.addr)
 	if err != nil {
 		tb.Fatalf("%s over %s: %v", q.Question[0].String(), network, err)
@@ -270,9 +272,9 @@ func pack(tb testing.TB, m *dns.Msg) []byte {
 // eventually waits for a condition that other goroutines bring about.
 func eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			tb.Fatalf("not within a minute: %s", what)
+			tb.Fatalf("not within two minutes: %s", what)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -226,18 +227,27 @@ func TestLimitUDP(t *testing.T) {
 func TestLimitNeverAnswersReplies(t *testing.T) {
 	onEngines(t, func(t *testing.T, portable bool) {
 		r := start(t, "", Options{portable: portable, Limits: Limits{Device: Rate{1, 1}, Slip: 1}})
-		c := dialFrom(t, "udp", "127.0.0.2", r.addr)
 		reply := query("wechat.com", dns.TypeA)
 		reply.Response = true
 		odd := query("wechat.com", dns.TypeANY)
-		for _, p := range [][]byte{pack(t, reply), pack(t, reply), []byte("short"), pack(t, odd), pack(t, query("wechat.com", dns.TypeA))} {
-			if _, err := c.Write(p); err != nil {
-				t.Fatal(err)
+		for device := range 20 {
+			c := dialFrom(t, "udp", fmt.Sprintf("127.0.0.%d", 2+device), r.addr)
+			begin := time.Now()
+			for _, p := range [][]byte{pack(t, reply), pack(t, reply), []byte("short"), pack(t, odd), pack(t, query("wechat.com", dns.TypeA))} {
+				if _, err := c.Write(p); err != nil {
+					t.Fatal(err)
+				}
 			}
+			m := readPacket(t, c)
+			if time.Since(begin) >= time.Second {
+				continue // the device may ask again by then
+			}
+			if m == nil || !m.Truncated || m.Question[0].Qtype != dns.TypeA {
+				t.Errorf("first reply %v, want TC for the one plain question", m)
+			}
+			return
 		}
-		if m := readPacket(t, c); m == nil || !m.Truncated || m.Question[0].Qtype != dns.TypeA {
-			t.Errorf("first reply %v, want TC for the one plain question", m)
-		}
+		t.Error("this machine cannot send five packets within a second")
 	})
 }
 
@@ -248,18 +258,16 @@ func TestLimitTCP(t *testing.T) {
 	c := dialFrom(t, "tcp", "127.0.0.2", r.addr)
 	p := frame(pack(t, query("wechat.com", dns.TypeA)))
 	begin := time.Now()
-	for range 8 {
-		if _, err := c.Write(p); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := c.Write(bytes.Repeat(p, 12)); err != nil { // at once, or there may be nothing to wait for
+		t.Fatal(err)
 	}
-	for range 8 {
+	for range 12 {
 		if readFrame(t, c, secs(30)) == nil {
 			t.Fatal("an answer is missing")
 		}
 	}
-	if d := time.Since(begin); d < 400*time.Millisecond {
-		t.Errorf("8 answers within %v, want 5 and 5 a second", d)
+	if d := time.Since(begin); d < 1200*time.Millisecond {
+		t.Errorf("12 answers within %v, want 5 and 5 a second", d)
 	}
 	if st := r.Stats(); st.Paced == 0 || st.Dropped["rate_device"] != 0 {
 		t.Errorf("stats %+v, want questions that waited", st)
@@ -281,7 +289,7 @@ func TestLimitTCP(t *testing.T) {
 	if _, err := other.Write(p); err != nil || readFrame(t, other, secs(30)) == nil {
 		t.Error("another device gets no answer")
 	}
-	if d := time.Since(begin); d > secs(10) { // those 90 questions take longer
+	if d := time.Since(begin); d > secs(16) { // those 90 questions take longer
 		t.Errorf("another device waited for %v", d)
 	}
 	for _, c := range open {
@@ -297,14 +305,15 @@ func TestLimitEncrypted(t *testing.T) {
 			t.Parallel() // it is all waiting
 			r, ca := startAll(t, "", Options{Limits: Limits{Device: Rate{2, 5}}})
 			ask := askerOver(t, r, ca, transport)
-			begin := time.Now()
-			for range 8 {
+			begin, asked := time.Now(), 0
+			for asked < 8 || r.Stats().Paced == 0 && asked < 100 { // a slow client need not wait
 				if !ask()() {
 					t.Fatal("a question was refused that could have waited")
 				}
+				asked++
 			}
-			if d := time.Since(begin); d < time.Second {
-				t.Errorf("8 answers within %v, want 5 and 2 a second", d)
+			if d := time.Since(begin); d < time.Duration(asked-6)*time.Second/2 {
+				t.Errorf("%d answers within %v, want 5 and 2 a second", asked, d)
 			}
 			if st := r.Stats(); st.Paced == 0 || st.Dropped["rate_device"] != 0 {
 				t.Errorf("stats %+v, want questions that waited", st)
@@ -312,12 +321,12 @@ func TestLimitEncrypted(t *testing.T) {
 			if transport == "HTTP/2.0" {
 				return // what comes over one connection waits for what came before
 			}
-			var asked []func() bool
+			var all []func() bool
 			for range 30 {
-				asked = append(asked, ask())
+				all = append(all, ask())
 			}
 			answered := 0
-			for _, wait := range asked {
+			for _, wait := range all {
 				if wait() {
 					answered++
 				}

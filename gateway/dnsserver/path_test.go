@@ -39,6 +39,17 @@ func (r *reader) Resolve(ctx context.Context, q *dns.Msg) (*resolver.Answer, err
 	return r.res.Resolve(ctx, q)
 }
 
+// startCounting runs a server of which is known how often it asked its resolver.
+func startCounting(tb testing.TB, zone string, opts Options) (*rig, *reader) {
+	tb.Helper()
+	up := startUpstream(tb, zone)
+	res := &reader{res: up.resolver(tb)}
+	opts.Resolver = res
+	r := start(tb, "", opts)
+	r.up = up
+	return r, res
+}
+
 var _ hotResolver = (*reader)(nil)
 
 // Which way a question went, over a real socket: a blocked or cached question

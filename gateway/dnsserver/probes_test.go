@@ -210,7 +210,7 @@ func TestDigProbes(t *testing.T) {
 		{"+opcode=15 +edns=0 +nocookie", []string{"status: NOTIMP", version0}, ""},
 		{"+tcp +edns=1 +noednsneg", []string{badvers}, "MBZ"},
 	} {
-		args := append([]string{"@127.0.0.1", "-p", port, "+tries=1", "+time=5"}, strings.Fields(tc.args)...)
+		args := append([]string{"@127.0.0.1", "-p", port, "+tries=1", "+time=60"}, strings.Fields(tc.args)...)
 		out, err := exec.Command(dig, append(args, "good.example")...).CombinedOutput()
 		if err != nil {
 			t.Errorf("dig %s: %v\n%s", tc.args, err, out)

@@ -75,8 +75,8 @@ exec $PROGRAM
 func atStub(t *testing.T, args string, or func() bool) string {
 	t.Helper()
 	dig := corpus.Tool(t, "dig")
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		out, err := exec.Command(dig, append([]string{"@127.0.0.53", "+tries=1", "+time=5"}, strings.Fields(args)...)...).CombinedOutput()
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		out, err := exec.Command(dig, append([]string{"@127.0.0.53", "+tries=1", "+time=10"}, strings.Fields(args)...)...).CombinedOutput()
 		if err == nil || or() {
 			return string(out)
 		}

@@ -157,7 +157,7 @@ func exchangeEDNS(t *testing.T, r *rig, network, name string, qtype uint16) *dns
 	t.Helper()
 	m := new(dns.Msg).SetQuestion(name, qtype)
 	m.SetEdns0(1232, false)
-	c := dns.Client{Net: network}
+	c := dns.Client{Net: network, Timeout: secs(60)}
 	reply, _, err := c.Exchange(m, r.addr)
 	if err != nil {
 		t.Fatalf("%s %s: %v", network, name, err)
@@ -201,7 +201,7 @@ func TestClientTrigger(t *testing.T) {
 			for from, want := range map[string]string{
 				"127.0.0.1": "NOERROR A 192.0.2.10", "127.0.0.9": "NXDOMAIN ", "127.0.0.10": "NOERROR A 198.51.100.1", "127.0.0.11": "NOERROR ",
 			} {
-				c := dns.Client{Dialer: &net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}}}
+				c := dns.Client{Timeout: secs(60), Dialer: &net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}}}
 				m, _, err := c.Exchange(new(dns.Msg).SetQuestion("good.example.", dns.TypeA), r.addr)
 				if err != nil {
 					t.Fatal(err)

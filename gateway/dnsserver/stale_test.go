@@ -15,7 +15,7 @@ import (
 func staleRig(t *testing.T, portable bool, zone string) *rig {
 	up := startUpstream(t, zone)
 	res, err := resolver.New(resolver.Options{
-		Upstreams: []*url.URL{{Scheme: "udp", Host: up.addr.String()}}, CacheEntries: 1000,
+		Upstreams: []*url.URL{{Scheme: "udp", Host: up.addr.String()}}, CacheEntries: 1000, Timeout: secs(20),
 		Stale: resolver.Stale{Max: time.Hour, Wait: 100 * time.Millisecond},
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/weir-gateway/weir/bench/corpus"
 	"github.com/weir-gateway/weir/gateway/policy"
 	"github.com/weir-gateway/weir/gateway/resolver"
 )
@@ -212,29 +214,44 @@ func TestDrain(t *testing.T) {
 // What does not end in the time to drain is answered SERVFAIL.
 func TestDrainIsBounded(t *testing.T) {
 	onEngines(t, func(t *testing.T, portable bool) {
-		r := start(t, "", Options{portable: portable, Drain: 200 * time.Millisecond, Timeout: time.Minute})
-		defer close(r.up.gate)
-		tc, uc := r.dial(t, "tcp"), r.dial(t, "udp")
-		p := pack(t, query("a.slow.example", dns.TypeA))
-		if _, err := uc.Write(p); err != nil {
-			t.Fatal(err)
+		for range 10 {
+			if boundedDrain(t, portable) {
+				return
+			}
 		}
-		if _, err := tc.Write(frame(p)); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "both are in flight", func() bool { return r.Stats().Inflight == 2 })
-		begin := time.Now()
-		r.stop(t)
-		if d := time.Since(begin); d < 150*time.Millisecond || d > 20*time.Second {
-			t.Errorf("Serve took %v, want about 200 ms", d)
-		}
-		if m := readPacket(t, uc); m == nil || m.Rcode != dns.RcodeServerFailure {
-			t.Errorf("over UDP: %v, want SERVFAIL", m)
-		}
-		if m := readFrame(t, tc, secs(30)); m == nil || m.Rcode != dns.RcodeServerFailure {
-			t.Errorf("over TCP: %v, want SERVFAIL", m)
-		}
+		t.Error("this machine has nothing written in time")
 	})
+}
+
+// boundedDrain is false where even the time to write the SERVFAIL was over.
+func boundedDrain(t *testing.T, portable bool) bool {
+	const drain = 200 * time.Millisecond
+	r := start(t, "", Options{portable: portable, Drain: drain, Timeout: time.Minute})
+	defer close(r.up.gate)
+	tc, uc := r.dial(t, "tcp"), r.dial(t, "udp")
+	p := pack(t, query("a.slow.example", dns.TypeA))
+	if _, err := uc.Write(p); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tc.Write(frame(p)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both are in flight", func() bool { return r.Stats().Inflight == 2 })
+	begin := time.Now()
+	r.stop(t)
+	switch d := time.Since(begin); {
+	case d < drain || d > 30*time.Second:
+		t.Errorf("Serve took %v, want about %v", d, drain)
+	case d >= drain+killGrace:
+		return false
+	}
+	if m := readPacket(t, uc); m == nil || m.Rcode != dns.RcodeServerFailure {
+		t.Errorf("over UDP: %v, want SERVFAIL", m)
+	}
+	if m := readFrame(t, tc, secs(30)); m == nil || m.Rcode != dns.RcodeServerFailure {
+		t.Errorf("over TCP: %v, want SERVFAIL", m)
+	}
+	return true
 }
 
 // Even a resolver that ignores its context does not keep Serve.
@@ -272,7 +289,8 @@ func TestNothingIsLeft(t *testing.T) {
 		}
 		before := runtime.NumGoroutine()
 		for range 3 {
-			r := start(t, "", Options{portable: portable, Resolver: res})
+			// A port that the system gives to nobody else meanwhile.
+			r := start(t, "", Options{portable: portable, Resolver: res, Listen: []netip.AddrPort{corpus.Port(t)}})
 			for _, network := range transports {
 				r.ask(t, network, query("wechat.com", dns.TypeA))
 				r.ask(t, network, query("good.example", dns.TypeA))

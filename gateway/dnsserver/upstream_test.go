@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -127,6 +128,16 @@ func (u *upstream) answer(m *dns.Msg, name string, qtype uint16) {
 	}
 }
 
+// within waits so long for the name to be asked for, and returns how often it was.
+func (u *upstream) within(d time.Duration, name string) (n int) {
+	for end := time.Now().Add(d); n == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		n = u.count(name)
+	}
+	return n
+}
+
+// count is how often the name was asked for. A question that is not answered at
+// once is sent again: that it came once says nothing.
 func (u *upstream) count(name string) int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
