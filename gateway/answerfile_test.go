@@ -58,13 +58,13 @@ func (f *fixture) ask(name string, qtype uint16) *dns.Msg {
 	f.t.Helper()
 	q := new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype)
 	q.SetEdns0(1232, false)
-	c := dns.Client{Timeout: 20 * time.Second}
-	m, _, err := c.Exchange(q, f.DNSAddrs()[0].String())
-	if err != nil {
-		f.t.Errorf("%s: %v", name, err)
-		return nil
-	}
-	return m
+	return f.exchange(&dns.Client{Timeout: 20 * time.Second}, q)
+}
+
+// looked waits until the gateway has looked for saved answers: before, it saves none.
+func (f *fixture) looked() {
+	f.t.Helper()
+	waitFor(f.t, "the look for saved answers", f.answers.whole.Load)
 }
 
 // TestCacheSurvivesRestart: with a dead upstream, what was known is answered from
@@ -73,16 +73,18 @@ func (f *fixture) ask(name string, qtype uint16) *dns.Msg {
 func TestCacheSurvivesRestart(t *testing.T) {
 	up := upstream(t)
 	f := newFixture(t, map[string]string{"weir.yml": persisting(up, "[]")})
+	f.looked()
 	kinds := map[string]uint16{"plain.example": dns.TypeA, "missing.example": dns.TypeA, "www.wechat.com": dns.TypeA,
 		"cname.example": dns.TypeA, "addr.example": dns.TypeA, "svcb.example": dns.TypeHTTPS, "hint.example": dns.TypeHTTPS}
 	for name, qtype := range kinds {
-		if m := f.ask(name, qtype); m == nil || len(m.Answer) == 0 && name != "missing.example" || edeCode(m) != 0 {
+		if m := f.ask(name, qtype); len(m.Answer) == 0 && name != "missing.example" || edeCode(m) != 0 {
 			t.Errorf("before: %v", m)
 		}
 	}
 	f.again()
 	f.until(`weir_resolver_cache_restored_total [56]\n`) // an NXDOMAIN without SOA is not kept
-	if m := f.ask("www.wechat.com", dns.TypeA); m == nil || len(m.Answer) != 1 {
+	f.looked()
+	if m := f.ask("www.wechat.com", dns.TypeA); len(m.Answer) != 1 {
 		t.Errorf("without a ban: %v", m)
 	}
 	f.stop()
@@ -97,10 +99,10 @@ func TestCacheSurvivesRestart(t *testing.T) {
 	for name, qtype := range kinds {
 		m := f.ask(name, qtype)
 		if name == "plain.example" {
-			if m == nil || len(m.Answer) != 1 || edeCode(m) != 0 {
+			if len(m.Answer) != 1 || edeCode(m) != 0 {
 				t.Errorf("not banned: %v", m)
 			}
-		} else if name != "missing.example" && (m == nil || m.Rcode != dns.RcodeNameError || edeCode(m) != dns.ExtendedErrorCodeBlocked) {
+		} else if name != "missing.example" && (m.Rcode != dns.RcodeNameError || edeCode(m) != dns.ExtendedErrorCodeBlocked) {
 			t.Errorf("banned while down: %v", m)
 		}
 	}
@@ -113,10 +115,9 @@ func TestCacheSurvivesWithoutUpstream(t *testing.T) {
 	config := persisting("udp://"+long.Addr.String(), "[]")
 	config = strings.Replace(config, "  cache:", "  routes: [{names: [brief.test], upstreams: [\"udp://"+brief.Addr.String()+"\"]}]\n  cache:", 1)
 	r := &faultRig{fixture: newFixture(t, map[string]string{"weir.yml": config})}
+	r.looked()
 	names := append(namesUnder("brief.test", 200), namesUnder("long.example", 200)...)
-	if c := r.count(names, 20); c.answered != 400 {
-		t.Fatalf("%d answered", c.answered)
-	}
+	r.knowAll(names, 20)
 	r.stop()
 	for _, c := range []*corpus.Culprit{brief, long} {
 		c.Do(corpus.Misdeeds()[0]) // dead
@@ -141,6 +142,7 @@ func TestCacheSurvivesWithoutUpstream(t *testing.T) {
 // nothing; it is counted, and replaced.
 func TestDamagedAnswerFile(t *testing.T) {
 	f := newFixture(t, map[string]string{"weir.yml": persisting(upstream(t), "[wechat]")})
+	f.looked()
 	f.rcode("plain.example")
 	f.stop()
 	whole, err := os.ReadFile(f.answersFile())
@@ -156,6 +158,7 @@ func TestDamagedAnswerFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.until(`weir_resolver_cache_file_total{outcome="damaged"} 1\n`)
+		f.looked()
 		if f.rcode("plain.example") != "NOERROR" || f.rcode("www.wechat.com") != "NXDOMAIN" {
 			t.Error("with a damaged file")
 		}
@@ -179,7 +182,7 @@ func TestAnswerFileIsForgotten(t *testing.T) {
 	}
 	f.rcode("plain.example")
 	f.until(`weir_resolver_cache_entries 1\n`)
-	f.answers.whole.Store(true)
+	f.looked()
 	f.answers.save()
 	if gone() {
 		t.Fatal("it is not saved")
@@ -197,8 +200,7 @@ func TestAnswerFileIsForgotten(t *testing.T) {
 	if gone() {
 		t.Fatal("it is not saved at the end")
 	}
-	f.write("weir.yml", strings.Replace(persisting(up, "[]"), "persist: true", "persist: false", 1))
-	if err := f.Reload(t.Context()); err != nil {
+	if err := f.rewrite("weir.yml", strings.Replace(persisting(up, "[]"), "persist: true", "persist: false", 1)); err != nil {
 		t.Fatal(err)
 	}
 	f.again()
@@ -211,6 +213,7 @@ func TestAnswerFileIsForgotten(t *testing.T) {
 // does not replace it by the part that it has.
 func TestAnswerFileOutlivesAStop(t *testing.T) {
 	f := newFixture(t, map[string]string{"weir.yml": persisting(upstream(t), "[]")})
+	f.looked()
 	f.rcode("plain.example")
 	f.stop()
 	before, err := os.ReadFile(f.answersFile())

@@ -66,8 +66,7 @@ func TestAdminAccess(t *testing.T) {
 		tokens string
 		want   int
 	}{{"", 401}, {token, 200}, {"", 401}} {
-		f.write("weir.yml", strings.NewReplacer("TOKENS", tt.tokens, "UPSTREAM", up).Replace(conf))
-		if err := f.Reload(t.Context()); err != nil {
+		if err := f.rewrite("weir.yml", strings.NewReplacer("TOKENS", tt.tokens, "UPSTREAM", up).Replace(conf)); err != nil {
 			t.Fatal(err)
 		}
 		if got := ask(); got != tt.want {

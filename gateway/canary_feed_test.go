@@ -14,8 +14,7 @@ import (
 func newFeedCanary(t *testing.T, o *origin) *canaryWorld {
 	w := newCanaryWorld(t)
 	const own = `  - {name: own, source: "file:own.txt", format: domains}`
-	w.write("weir.yml", strings.Replace(w.read("weir.yml"), own, own+"\n  - {name: feed, source: \""+o.URL+"/list.txt\", format: domains, interval: 30d, canary: two}", 1))
-	if err := w.Reload(t.Context()); err != nil {
+	if err := w.rewrite("weir.yml", strings.Replace(w.read("weir.yml"), own, own+"\n  - {name: feed, source: \""+o.URL+"/list.txt\", format: domains, interval: 30d, canary: two}", 1)); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, "the first version", func() bool { return w.Status().Canary != nil })

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -36,22 +37,18 @@ func (w *canaryWorld) sees(when, name string, aheadBlocked, behindBlocked bool) 
 
 func (w *canaryWorld) askBoth(from, name string) string {
 	w.t.Helper()
-	c := dns.Client{Timeout: 20 * time.Second, Dialer: &net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}, Timeout: 20 * time.Second}}
-	r, _, err := c.Exchange(new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA), w.DNSAddrs()[0].String())
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	r := w.answer(from, dns.Fqdn(name))
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 20 * time.Second}
 	conn, err := d.Dial("tcp", w.ProxyAddrs()[0].String())
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	_, port, _ := strings.Cut(w.origin, ":")
 	_, _ = fmt.Fprintf(conn, "CONNECT %s:%s HTTP/1.1\r\nHost: %[1]s:%[2]s\r\n\r\n", name, port)
 	line := make([]byte, len("HTTP/1.1 403"))
-	if _, err := conn.Read(line); err != nil {
+	if _, err := io.ReadFull(conn, line); err != nil {
 		w.t.Fatal(err)
 	}
 	return dns.RcodeToString[r.Rcode] + ", " + strings.TrimPrefix(string(line), "HTTP/1.1 ")

@@ -110,7 +110,7 @@ func (w *exemptWorld) tunnelTo(name string) (c net.Conn, status int) {
 	if err != nil {
 		return nil, 0
 	}
-	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	host := name + w.origin[strings.LastIndex(w.origin, ":"):]
 	_, _ = fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", host)
 	r := bufio.NewReader(c)

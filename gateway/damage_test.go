@@ -64,8 +64,7 @@ func TestRecordGone(t *testing.T) {
 		if err := f.start(); err != nil {
 			t.Fatal(err)
 		}
-		f.write("short.txt", "two.example\n")
-		if err := f.Reload(t.Context()); err != nil {
+		if err := f.rewrite("short.txt", "two.example\n"); err != nil {
 			t.Fatal(err)
 		}
 		if m := f.get("/metrics"); !strings.Contains(m, "weir_ledger_last_successful 0\n") {

@@ -16,9 +16,8 @@ func TestEditReadsTwice(t *testing.T) {
 		"weir.yml": fmt.Sprintf(editConfig, ""), "big.txt": big, "short.txt": "short.example\n",
 	})
 	f.settled()
-	f.write("big.txt", big+"new.example\n")
 	before := bytesRead(t)
-	if err := f.Reload(t.Context()); err != nil {
+	if err := f.rewrite("big.txt", big+"new.example\n"); err != nil {
 		t.Fatal(err)
 	}
 	read := bytesRead(t) - before

@@ -61,9 +61,9 @@ func TestEdits(t *testing.T) {
 	f := newFixture(t, map[string]string{
 		"weir.yml": fmt.Sprintf(editConfig, ""), "big.txt": text(lines), "short.txt": "short.example\n",
 	})
-	reload := func(what string, built bool) {
+	check := func(what string, built bool, err error) {
 		t.Helper()
-		if err := f.Reload(t.Context()); err != nil {
+		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
 		if f.compiled.built != built {
@@ -72,23 +72,21 @@ func TestEdits(t *testing.T) {
 		f.same(what)
 	}
 	f.settled()
-	reload("nothing", false)
+	check("nothing", false, f.Reload(t.Context()))
 
-	f.write("weir.yml", strings.ReplaceAll(fmt.Sprintf(editConfig, `"n5.x5.example"`), "UPSTREAM", f.compiledUpstream()))
-	reload("the operator's rules", false)
+	check("the operator's rules", false,
+		f.rewrite("weir.yml", strings.ReplaceAll(fmt.Sprintf(editConfig, `"n5.x5.example"`), "UPSTREAM", f.compiledUpstream())))
 	if got := f.rcode("n5.x5.example"); got != "NOERROR" {
 		t.Errorf("a name that the operator allows: %s", got)
 	}
 
-	f.write("short.txt", "# none but\nother.example\n")
-	reload("a short list", false)
+	check("a short list", false, f.rewrite("short.txt", "# none but\nother.example\n"))
 	if a, b := f.rcode("other.example"), f.rcode("short.example"); a != "NXDOMAIN" || b != "NOERROR" {
 		t.Errorf("the name that came: %s, the one that went: %s", a, b)
 	}
 
 	lines = slices.Insert(lines, 10_000, "inserted.example")
-	f.write("big.txt", text(lines))
-	reload("a line of a long list", false)
+	check("a line of a long list", false, f.rewrite("big.txt", text(lines)))
 	if got := f.rcode("inserted.example"); got != "NXDOMAIN" {
 		t.Errorf("the name that was inserted: %s", got)
 	}
@@ -96,8 +94,7 @@ func TestEdits(t *testing.T) {
 		t.Errorf("status of the list: %+v", sum[len(sum)-2])
 	}
 
-	f.write("big.txt", text(bigList(30_000)[5000:]))
-	reload("much of a long list", true)
+	check("much of a long list", true, f.rewrite("big.txt", text(bigList(30_000)[5000:])))
 }
 
 // compiledUpstream is the upstream that the fixture's configuration names.

@@ -17,8 +17,7 @@ func TestGenerationDiff(t *testing.T) {
 	}
 	for end := time.Now().Add(time.Minute); strings.Count(f.read("audit.jsonl"), "\n") < 4 && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 	}
-	f.write("short.txt", "# a line more\nc.example\nb.example\nd.example\n")
-	if err := f.Reload(t.Context()); err != nil {
+	if err := f.rewrite("short.txt", "# a line more\nc.example\nb.example\nd.example\n"); err != nil {
 		t.Fatal(err)
 	}
 	d, err := f.diff(diffQuery{limit: 10, seen: time.Hour, name: "x.d.example"})
@@ -50,8 +49,7 @@ func TestGenerationDiff(t *testing.T) {
 // What differs beside the rules is named.
 func TestGenerationDiffOfTheRest(t *testing.T) {
 	f := newFixture(t, generationFiles("a.example"))
-	f.write("weir.yml", f.read("weir.yml")+"groups: [{name: executives, devices: [\"10.8.0.0/24\"], bans: [big]}]\n")
-	if err := f.Reload(t.Context()); err != nil {
+	if err := f.rewrite("weir.yml", f.read("weir.yml")+"groups: [{name: executives, devices: [\"10.8.0.0/24\"], bans: [big]}]\n"); err != nil {
 		t.Fatal(err)
 	}
 	d, err := f.diff(diffQuery{limit: 10, seen: 0})

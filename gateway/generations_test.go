@@ -26,16 +26,17 @@ func (f *fixture) restart() {
 	}
 }
 
-// reload2 reloads twice, so that what the second keeps was not changed shortly
-// before it was read.
-func (f *fixture) reload2() {
+// rewrite2 writes a file and reloads twice, so that what the second keeps was not
+// changed shortly before it was read.
+func (f *fixture) rewrite2(name, text string) {
 	f.t.Helper()
-	for range 2 {
-		if err := f.Reload(f.t.Context()); err != nil {
-			f.t.Fatal(err)
-		}
-		f.settled()
+	f.settled()
+	err := f.rewrite(name, text)
+	f.settled()
+	if err = errors.Join(err, f.Reload(f.t.Context())); err != nil {
+		f.t.Fatal(err)
 	}
+	f.settled()
 }
 
 func (f *fixture) history() []generation.Header {
@@ -55,9 +56,7 @@ func generationFiles(ban string) map[string]string {
 // generation: what was compiled is in force again.
 func TestGenerationsOutliveTheProcess(t *testing.T) {
 	f := newFixture(t, generationFiles("one.example"))
-	f.write("short.txt", "two.example\n")
-	f.settled()
-	f.reload2()
+	f.rewrite2("short.txt", "two.example\n")
 	for range 2 {
 		f.restart()
 		st := f.Status()
@@ -95,15 +94,13 @@ func TestGenerationsOutliveTheProcess(t *testing.T) {
 func TestEditAfterRestart(t *testing.T) {
 	lines := bigList(20_000)
 	f := newFixture(t, generationFiles("one.example"))
-	f.settled()
-	f.reload2()
+	f.rewrite2("short.txt", "one.example\n")
 	f.restart()
 	// The owner looks into long files before it takes the first change.
 	if err := f.change(t.Context(), change{do: func() error { return nil }}); err != nil {
 		t.Fatal(err)
 	}
-	f.write("big.txt", text(append(lines[:7:7], lines[8:]...)))
-	if err := f.Reload(t.Context()); err != nil {
+	if err := f.rewrite("big.txt", text(append(lines[:7:7], lines[8:]...))); err != nil {
 		t.Fatal(err)
 	}
 	if f.compiled.built {
@@ -119,8 +116,7 @@ func TestEditAfterRestart(t *testing.T) {
 // over a restart, too, until somebody asks for more.
 func TestRollback(t *testing.T) {
 	f := newFixture(t, generationFiles("one.example"))
-	f.write("short.txt", "two.example\n")
-	if err := f.Reload(t.Context()); err != nil {
+	if err := f.rewrite("short.txt", "two.example\n"); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Rollback(t.Context(), 0, "alice", "two was wrong"); err != nil {
@@ -167,8 +163,7 @@ func TestRollback(t *testing.T) {
 func TestRollbackSteps(t *testing.T) {
 	f := newFixture(t, generationFiles("n1.example"))
 	for i := 2; i <= 4; i++ {
-		f.write("short.txt", fmt.Sprintf("n%d.example\n", i))
-		if err := f.Reload(t.Context()); err != nil {
+		if err := f.rewrite("short.txt", fmt.Sprintf("n%d.example\n", i)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -195,8 +190,7 @@ func TestRollbackKeepsExemptions(t *testing.T) {
 	if f.rcode("one.example") != "NOERROR" {
 		t.Fatal("the exemption does not hold")
 	}
-	f.write("weir.yml", strings.ReplaceAll(without, "UPSTREAM", f.compiledUpstream()))
-	if err := f.Reload(t.Context()); err != nil {
+	if err := f.rewrite("weir.yml", strings.ReplaceAll(without, "UPSTREAM", f.compiledUpstream())); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Rollback(t.Context(), 1, "alice", ""); err != nil {
@@ -277,8 +271,7 @@ func TestGenerationNotWritten(t *testing.T) {
 	if err := os.Rename(dir, dir+".away"); err != nil {
 		t.Fatal(err)
 	}
-	f.write("short.txt", "two.example\n")
-	err := f.Reload(t.Context())
+	err := f.rewrite("short.txt", "two.example\n")
 	if err == nil || !strings.Contains(err.Error(), "in force, but not on disk") {
 		t.Errorf("a reload that cannot be kept: %v", err)
 	}
@@ -321,8 +314,7 @@ func TestWithoutState(t *testing.T) {
 // generation, because what was decided under the old one was decided otherwise.
 func TestHeldWithOtherExemptions(t *testing.T) {
 	f := newFixture(t, generationFiles("one.example"))
-	f.write("short.txt", "two.example\n")
-	if err := f.Reload(t.Context()); err != nil {
+	if err := f.rewrite("short.txt", "two.example\n"); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Rollback(t.Context(), 0, "alice", ""); err != nil {

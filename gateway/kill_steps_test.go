@@ -89,10 +89,14 @@ func runVictim(dir string) {
 	s := &steps{Gateway: g, dir: dir, origin: os.Getenv(killOrigin), rnd: rand.New(rand.NewPCG(seed, 2))}
 	for {
 		what, err := s.step(context.Background())
+		if err == nil {
+			// The owner says it: what the clock has had fetched meanwhile is in force and
+			// on disk then, or neither.
+			err = g.change(context.Background(), change{do: func() error { say("ack"); return nil }})
+		}
 		if err != nil {
 			fail(fmt.Errorf("%s: %w", what, err))
 		}
-		say("ack")
 	}
 }
 

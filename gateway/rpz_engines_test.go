@@ -160,7 +160,7 @@ func runEngine(t *testing.T, addr netip.AddrPort, program string, args []string)
 		default:
 		}
 	})
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		if engineUp(addr) {
 			return "", true
 		}
@@ -176,7 +176,7 @@ func runEngine(t *testing.T, addr netip.AddrPort, program string, args []string)
 // engineUp reports whether the engine answers from the world, over both.
 func engineUp(addr netip.AddrPort) bool {
 	for _, network := range []string{"udp", "tcp"} {
-		c := &dns.Client{Net: network, Timeout: time.Second}
+		c := &dns.Client{Net: network, Timeout: 5 * time.Second}
 		m, _, err := c.Exchange(new(dns.Msg).SetQuestion("up.example.", dns.TypeA), addr.String())
 		if err != nil || m.Rcode != dns.RcodeSuccess || len(m.Answer) != 1 {
 			return false

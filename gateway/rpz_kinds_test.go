@@ -177,9 +177,29 @@ func (y *rpzTally) prefixes(dst []string, a netip.Addr, kind string) []string {
 	return dst
 }
 
-// add compares one question's answers.
-func (y *rpzTally) add(q oracleQuestion, said map[string]string) {
+// add compares one question's answers. Where there is no reason for a difference it is
+// asked again, of all: the machine may have had no time for somebody.
+func (y *rpzTally) add(q oracleQuestion, said map[string]string, again func() map[string]string) {
 	y.asked++
+	s := y.situation(q)
+	kinds, who := reasonsFor(s, said)
+	for tries := 0; who != "" && tries < 3 && y.bad < 20; tries++ {
+		said = again()
+		kinds, who = reasonsFor(s, said)
+	}
+	switch {
+	case who != "":
+		y.fail(q, s, said, who)
+	case len(kinds) == 0:
+		y.same++
+	}
+	for e, kind := range kinds {
+		y.kinds[e+" "+kind]++
+	}
+}
+
+// reasonsFor returns the reasons for the differences, or who has none.
+func reasonsFor(s *situation, said map[string]string) (kinds map[string]string, who string) {
 	weir, differ := said["weir"], []string{}
 	for _, e := range []string{"named", "unbound", "pdns_recursor"} {
 		if said[e] != weir {
@@ -187,19 +207,15 @@ func (y *rpzTally) add(q oracleQuestion, said map[string]string) {
 		}
 	}
 	if len(differ) == 0 {
-		y.same++
-		return
+		return nil, ""
 	}
-	s := y.situation(q)
 	if said["named"] == said["unbound"] && said["unbound"] == said["pdns_recursor"] {
-		y.fail(q, s, said, "weir alone") // no kind excuses that
-		return
+		return nil, "weir alone" // no kind excuses that
 	}
-	kinds := map[string]string{}
+	kinds = map[string]string{}
 	for _, e := range differ {
 		if kinds[e] = kindOf(e, s); kinds[e] == "" {
-			y.fail(q, s, said, e)
-			return
+			return nil, e
 		}
 	}
 	// Two that agree against Weir for one reason are a majority; for reasons of
@@ -208,15 +224,12 @@ func (y *rpzTally) add(q oracleQuestion, said map[string]string) {
 		for _, b := range differ[i+1:] {
 			if said[a] == said[b] && kinds[a] == kinds[b] && kinds["weir"] == "" {
 				if kinds["weir"] = kindOf("weir", s); kinds["weir"] == "" {
-					y.fail(q, s, said, "weir")
-					return
+					return nil, "weir"
 				}
 			}
 		}
 	}
-	for e, kind := range kinds {
-		y.kinds[e+" "+kind]++
-	}
+	return kinds, ""
 }
 
 func kindOf(engine string, s *situation) string {

@@ -123,9 +123,10 @@ func TestKnotFollows(t *testing.T) {
 		b, err := os.ReadFile(filepath.Join(dir, "policy.zone"))
 		return err == nil && strings.Contains(string(b), fmt.Sprintf("mark-%d.example", rounds-1))
 	})
+	until(t, "each change by IXFR", func() bool { return f.zone.Counts().Changes >= rounds-1 })
 	n := f.zone.Counts()
 	t.Logf("%+v", n)
-	if n.Changes < rounds-1 || n.Unheard > 0 || n.BadSignature > 0 {
-		t.Errorf("want each change by IXFR, and each NOTIFY answered: %+v", n)
+	if n.Unheard > 0 || n.BadSignature > 0 {
+		t.Errorf("want each NOTIFY answered: %+v", n)
 	}
 }

@@ -19,7 +19,7 @@ func (w *exemptWorld) connectStatus(name string) string {
 		w.t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	_, _ = fmt.Fprintf(c, "CONNECT %s:%s HTTP/1.1\r\nHost: %[1]s:%[2]s\r\n\r\n", name, w.origin[strings.LastIndex(w.origin, ":")+1:])
 	b, _ := io.ReadAll(c)
 	status, _, _ := strings.Cut(string(b), "\r\n")

@@ -60,7 +60,6 @@ dns: {listen: ["127.0.0.1:0"], upstreams: ["UP"], rebinding: {block: true}, reco
 proxy: {listen: []}
 admin: {listen: ""}
 `, "UP", vouching(t))})
-	addr := f.DNSAddrs()[0].String()
 	for _, c := range []struct {
 		name  string
 		qtype uint16
@@ -86,11 +85,7 @@ admin: {listen: ""}
 			q := new(dns.Msg).SetQuestion(dns.Fqdn(c.name), c.qtype)
 			q.SetEdns0(1232, do)
 			q.AuthenticatedData, q.CheckingDisabled = ad, cd
-			client := dns.Client{Net: network, Timeout: 20 * time.Second}
-			m, _, err := client.Exchange(q, addr)
-			if err != nil {
-				t.Fatalf("%s: %v", c.name, err)
-			}
+			m := f.exchange(&dns.Client{Net: network, Timeout: 20 * time.Second}, q)
 			signed := slices.ContainsFunc(slices.Concat(m.Answer, m.Ns), func(rr dns.RR) bool { return rr.Header().Rrtype == dns.TypeRRSIG })
 			if m.Rcode != c.rcode || m.AuthenticatedData != (c.whole && (do || ad) && !cd) || signed != (c.whole && do) || m.CheckingDisabled != cd || m.IsEdns0() == nil || m.IsEdns0().Do() != do {
 				t.Errorf("%s over %s, DO %t, AD %t, CD %t: %v", c.name, network, do, ad, cd, m)

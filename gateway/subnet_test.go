@@ -68,10 +68,7 @@ bans: [wechat]
 			if subnet != "" {
 				q.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 32, Address: net.ParseIP(subnet)}}
 			}
-			m, _, err := (&dns.Client{Timeout: 20 * time.Second}).Exchange(q, f.DNSAddrs()[0].String())
-			if err != nil {
-				t.Fatal(err)
-			}
+			m := f.exchange(&dns.Client{Timeout: 20 * time.Second}, q)
 			if s := subnetOption(m); s != nil {
 				scope = s.String()
 			}

@@ -128,8 +128,7 @@ bans:
 			t.Errorf("status: %+v", l.Report)
 		}
 	}
-	f.write("own.txt", "# moved\nbytes 4f 57 4c\n")
-	if err := f.Reload(context.Background()); err != nil {
+	if err := f.rewrite("own.txt", "# moved\nbytes 4f 57 4c\n"); err != nil {
 		t.Fatal(err)
 	}
 	for first, want := range map[string]string{"OWN!": "allow ", "OWL": "block own-signatures:2", "\x16\xf1\x04": "block wechat-signatures:9"} {
