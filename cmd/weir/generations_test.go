@@ -60,6 +60,10 @@ func TestGenerationsByCommand(t *testing.T) {
 			t.Fatal("the changed list is not in force")
 		}
 	}
+	// It is in force before it is on disk.
+	for end := time.Now().Add(time.Minute); !strings.Contains(weir(true, "lists", "history"), "file changed") && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	has(weir(true, "lists", "history"), "2 in force", "file changed", "start")
 	has(weir(true, "lists", "diff"), "from generation 1 to 2: 1 rules added, 1 removed", "+ test/test:2: c.example", "- test/test:1: a.example")
 	has(weir(true, "lists", "diff", "--limit", "1", "--name", "x.a.example"), "and 1 more", "x.a.example: block by ban test", ", then allow")

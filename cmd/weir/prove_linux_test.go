@@ -70,8 +70,10 @@ func TestProveSeesWhatIsOpen(t *testing.T) {
 	// There is no gateway, only its address, where the internet's resolver answers.
 	w.Forward(t)
 	r, code := proves(t, w, path)
-	if slices.ContainsFunc(r.Rows, isHidden) { // or the machine is busy
-		r, code = proves(t, w, path, "--wait", "4s")
+	for _, wait := range []string{"4s", "12s"} {
+		if slices.ContainsFunc(r.Rows, isHidden) { // or the machine is busy
+			r, code = proves(t, w, path, "--wait", wait)
+		}
 	}
 	if code != 1 || r.Passed {
 		t.Errorf("exit code %d, passed %v", code, r.Passed)
@@ -127,8 +129,10 @@ func provesAll(t *testing.T, further string) {
 	html := filepath.Join(w.Dir, "report.html")
 	args := []string{"--config", w.File("device.yml", cfg), "--html", html}
 	r, code := proves(t, w, path, args...)
-	if slices.ContainsFunc(r.Rows, func(row prove.Row) bool { return row.Outcome == prove.Broken }) { // or the machine is busy
-		r, code = proves(t, w, path, append(args, "--wait", "4s")...)
+	for _, wait := range []string{"4s", "12s"} {
+		if slices.ContainsFunc(r.Rows, func(row prove.Row) bool { return row.Outcome == prove.Broken }) { // or the machine is busy
+			r, code = proves(t, w, path, append(args, "--wait", wait)...)
+		}
 	}
 	if code != 0 || !r.Passed {
 		t.Errorf("exit code %d, passed %v\n%s", code, r.Passed, p.Log())
@@ -295,7 +299,7 @@ func missesARule(t *testing.T, further string, counts func(rule string) bool) {
 // one that is expected is not among them and the machine may be busy.
 func failedRoutes(t *testing.T, w *world.World, path, want string, args []string) (failed []string) {
 	t.Helper()
-	for _, wait := range []string{"600ms", "3s"} {
+	for _, wait := range []string{"600ms", "3s", "10s"} {
 		r, _ := proves(t, w, path, slices.Concat(args, []string{"--wait", wait})...)
 		failed = nil
 		for _, row := range r.Rows {
@@ -355,7 +359,7 @@ func TestBanCutsOpenTunnel(t *testing.T) {
 			t.Logf("%s: %d bytes, ended %v after the ban: %v", name, n, took, err)
 			whole := err == nil && n > 40_000_000-4096
 			switch banned := strings.HasSuffix(name, "tiktok.com"); {
-			case banned && (whole || took > 10*time.Second):
+			case banned && (whole || took > 30*time.Second):
 				t.Errorf("%s: not cut at once", name)
 			case !banned && !whole:
 				t.Errorf("%s: bytes were lost", name)

@@ -124,7 +124,7 @@ func serveExample(t *testing.T, root, command string) {
 			t.Errorf("$ %s does not stop:\n%s", command, log.String())
 		}
 	})
-	const patience = 2 * time.Minute // go run compiles first
+	const patience = 5 * time.Minute // go run compiles first
 	if err := waitReady("http://127.0.0.1:8053/readyz", done, patience); err != nil {
 		t.Fatalf("$ %s: %v\n%s", command, err, log.String())
 	}

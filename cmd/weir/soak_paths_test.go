@@ -51,14 +51,16 @@ func (s *soak) dial(transport string) (soakConn, error) {
 		t := &http.Transport{TLSClientConfig: s.ca.client(), ForceAttemptHTTP2: true}
 		return &soakWeb{http.Client{Transport: t, Timeout: soakPatience}, "https://" + s.at["DOH"] + "/dns-query", 2, t.CloseIdleConnections}, nil
 	case "doh3":
-		t := &http3.Transport{TLSClientConfig: s.ca.client()}
+		t := &http3.Transport{TLSClientConfig: s.ca.client(), QUICConfig: soakQUICConfig}
 		return &soakWeb{http.Client{Transport: t, Timeout: soakPatience}, "https://" + s.at["DOH"] + "/dns-query", 3, func() { _ = t.Close() }}, nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), soakPatience)
 	defer cancel()
-	c, err := quic.DialAddr(ctx, s.at["DOQ"], s.ca.client("doq"), nil)
+	c, err := quic.DialAddr(ctx, s.at["DOQ"], s.ca.client("doq"), soakQUICConfig)
 	return soakQUIC{c}, err
 }
+
+var soakQUICConfig = &quic.Config{HandshakeIdleTimeout: soakPatience, MaxIdleTimeout: 2 * soakPatience}
 
 type soakPacket struct{ net.Conn }
 
