@@ -178,7 +178,7 @@ func TestMatchPathHostile(t *testing.T) {
 		}
 		// The product of the lengths is 32 million steps, some 50 ms; a matcher
 		// that tries everything would not end.
-		if d := time.Since(start); d > 5*time.Second {
+		if d := time.Since(start); d > time.Minute {
 			t.Errorf("%.8q… against %.8q… took %v", p[0], p[1], d)
 		}
 	}

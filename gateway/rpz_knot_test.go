@@ -53,7 +53,7 @@ zone:
 // zoneOf returns the records of the policy's zone that a server has, sorted. SOA
 // says which version it is.
 func zoneOf(server string) (serial uint32, records []string, err error) {
-	c, err := new(dns.Transfer).In(new(dns.Msg).SetAxfr("policy.weir."), server)
+	c, err := (&dns.Transfer{DialTimeout: 30 * time.Second, ReadTimeout: 30 * time.Second}).In(new(dns.Msg).SetAxfr("policy.weir."), server)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -147,7 +147,7 @@ zone "feed.example" { type primary; file "zone"; ixfr-from-differences yes; max-
 func follow(t *testing.T, z *source.Zone, copied string, serial uint32) (source.ZoneUpdate, string) {
 	t.Helper()
 	var err error
-	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		var out bytes.Buffer
 		var have io.ReadSeeker
 		if copied != "" {

@@ -136,7 +136,7 @@ func newWorld(t *testing.T, change func(*Options)) *world {
 // curl runs the real one and returns status, headers and body.
 func (w *world) curl(args ...string) (status int, header http.Header, body string) {
 	w.t.Helper()
-	args = append([]string{"-sS", "-m", "20", "-D", "-", "--noproxy", "*"}, args...)
+	args = append([]string{"-sS", "-m", "120", "-D", "-", "--noproxy", "*"}, args...)
 	out, err := exec.Command(corpus.Tool(w.t, "curl"), args...).CombinedOutput()
 	if err != nil {
 		w.t.Errorf("curl %q: %v\n%s", args, err, out)
@@ -416,7 +416,10 @@ func TestLimits(t *testing.T) {
 		return resp.StatusCode, resp.Header.Get("Retry-After")
 	}
 	limited := false
-	for range 4 * requestBurst {
+	for i := range 4*requestBurst + 1 {
+		// Who has little of a processor asks no more often than one may.
+		for i == 4*requestBurst && w.api.requests.take("token:look", 1, time.Now().Add(time.Minute)) == 0 {
+		}
 		if status, after := get("looking"); status == 429 {
 			limited = after != ""
 			break
@@ -428,10 +431,9 @@ func TestLimits(t *testing.T) {
 	if status, _ := get("operating"); status != 200 {
 		t.Errorf("another identity: %d", status)
 	}
-	for i := range failureBurst + 1 {
-		status, _ := get("guess")
-		if want := 401; status != want && i < failureBurst {
-			t.Errorf("guess %d: %d, want %d", i, status, want)
+	for i := range failureBurst {
+		if status, _ := get("guess"); status != 401 {
+			t.Errorf("guess %d: %d, want 401", i, status)
 		}
 	}
 	// A slow machine takes so long to guess that there is room for another one.
@@ -499,7 +501,8 @@ func TestLimiterBounded(t *testing.T) {
 // A thousand at once: each has an answer, and no more are at work than may be.
 func TestManyAtOnce(t *testing.T) {
 	w := newWorld(t, nil)
-	client := http.Client{Transport: &http.Transport{MaxConnsPerHost: 0, DisableKeepAlives: true}, Timeout: time.Minute}
+	client := http.Client{Transport: &http.Transport{MaxConnsPerHost: 0, DisableKeepAlives: true}, Timeout: 5 * time.Minute}
+	began := time.Now()
 	var wg sync.WaitGroup
 	var answers [600]atomic.Int64
 	for range 1000 {
@@ -518,7 +521,8 @@ func TestManyAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 	created, refused := answers[201].Load(), answers[429].Load()
-	if created+refused != 1000 || created < requestBurst/2 || refused == 0 || created != w.changes.Load() {
+	may := requestBurst + requestRate*time.Since(began).Seconds()
+	if created+refused != 1000 || created < requestBurst/2 || float64(created) > may+1 || refused == 0 && may < 1000 || created != w.changes.Load() {
 		t.Errorf("%d created, %d refused, %d changes", created, refused, w.changes.Load())
 	}
 	if st := w.Stats(); st.Done != uint64(created) || st.Limited != uint64(refused) {
@@ -648,7 +652,7 @@ func TestClientCertificates(t *testing.T) {
 	if status, _, _ := w.curl(join(trust, []string{url + "/healthz"})...); status != 200 {
 		t.Errorf("health without a certificate: %d", status)
 	}
-	if out, err := exec.Command(corpus.Tool(t, "curl"), join([]string{"-sS", "-m", "20"}, trust, with(other, "alice"), add, []string{url + "/v1/things"})...).CombinedOutput(); err == nil {
+	if out, err := exec.Command(corpus.Tool(t, "curl"), join([]string{"-sS", "-m", "120"}, trust, with(other, "alice"), add, []string{url + "/v1/things"})...).CombinedOutput(); err == nil {
 		t.Errorf("a certificate of somebody else's authority: %s", out)
 	}
 	if n := w.changes.Load(); n != 1 {

@@ -51,7 +51,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%s: not within 30 s", what)
+			t.Fatalf("%s: not within a minute", what)
 		}
 	}
 }
@@ -79,7 +79,7 @@ func question(qtype uint16, serial uint32) *dns.Msg {
 // a line without TTL, and the size of the largest message.
 func ask(t testing.TB, s *Server, key *Key, m *dns.Msg) ([]string, error) {
 	t.Helper()
-	tr := &dns.Transfer{}
+	tr := &dns.Transfer{DialTimeout: time.Minute, ReadTimeout: time.Minute, WriteTimeout: time.Minute}
 	if key != nil {
 		tr.TsigSecret = map[string]string{key.fqdn(): key.secret()}
 		m.SetTsig(key.fqdn(), dns.Fqdn(key.Algorithm), fudge, time.Now().Unix())
@@ -239,7 +239,7 @@ func TestOldSignature(t *testing.T) {
 	put(t, s, 0, testRule{banA, "a.example"})
 	m := question(dns.TypeSOA, 0)
 	m.SetTsig(testKey.fqdn(), dns.HmacSHA256, fudge, time.Now().Add(-time.Hour).Unix())
-	c := &dns.Client{TsigSecret: map[string]string{testKey.fqdn(): testKey.secret()}}
+	c := &dns.Client{Timeout: 30 * time.Second, TsigSecret: map[string]string{testKey.fqdn(): testKey.secret()}}
 	r, _, err := c.Exchange(m, s.Addrs()[0].String())
 	if r == nil || r.Rcode != dns.RcodeNotAuth {
 		t.Fatalf("%v, %v", r, err)
@@ -433,7 +433,7 @@ func TestNotify(t *testing.T) {
 			t.Errorf("%s: signature %v", name, m.IsTsig())
 		}
 	}
-	eventually(t, "three tries", func() bool { return len(gotDeaf) == 3 && s.Counts().Notifies == 3 })
+	eventually(t, "three tries", func() bool { return len(gotDeaf) >= 3 && s.Counts().Notifies == 3 })
 }
 
 // TestNotified: a NOTIFY from the primary of a zone that is followed is handed
