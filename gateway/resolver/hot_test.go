@@ -311,14 +311,12 @@ func TestHotHits(t *testing.T) {
 		t.Errorf("%d tallies of %d Hots", len(r.tallies), len(hots))
 	}
 	clear(hots)
-	for range 100 {
+	until(t, "the end of the tallies", func() bool {
 		runtime.GC()
-		if _ = r.Stats(); len(r.tallies) == 0 {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	if len(r.tallies) != 0 || r.Stats().Hits != n {
+		_ = r.Stats()
+		return len(r.tallies) == 0
+	})
+	if r.Stats().Hits != n {
 		t.Errorf("%d tallies are left, %d hits, want %d", len(r.tallies), r.Stats().Hits, n)
 	}
 }

@@ -87,7 +87,7 @@ func TestQUICCancels(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	code := make(chan error, 1)
+	asked, code := make(chan struct{}), make(chan error, 1)
 	go func() {
 		c, err := l.Accept(context.Background())
 		if err != nil {
@@ -98,16 +98,21 @@ func TestQUICCancels(t *testing.T) {
 			return
 		}
 		_, _ = io.ReadAll(s)
+		close(asked)
 		<-s.Context().Done() // the client reads no more
 		code <- context.Cause(s.Context())
 	}()
-	conn, err := quic.DialAddr(t.Context(), l.Addr().String(), &tls.Config{RootCAs: ca.pool, NextProtos: []string{"doq"}, ServerName: "127.0.0.1"}, nil)
+	conn, err := quic.DialAddr(t.Context(), l.Addr().String(), &tls.Config{RootCAs: ca.pool, NextProtos: []string{"doq"}, ServerName: "127.0.0.1"}, &quic.Config{HandshakeIdleTimeout: leisurely})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.CloseWithError(0, "") })
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	go func() {
+		<-asked
+		cancel()
+	}()
 	k := key{name: "www.example.", qtype: dns.TypeA, qclass: dns.ClassINET}
 	if _, err := roundTrip(ctx, conn, k.query(0, true)); err == nil {
 		t.Fatal("an answer from nobody")

