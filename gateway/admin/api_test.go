@@ -418,7 +418,7 @@ func TestLimits(t *testing.T) {
 	limited := false
 	for i := range 4*requestBurst + 1 {
 		// Who has little of a processor asks no more often than one may.
-		for i == 4*requestBurst && w.api.requests.take("token:look", 1, time.Now().Add(time.Minute)) == 0 {
+		for i == 4*requestBurst && w.api.requests.take("token:look", time.Now().Add(time.Minute)) == 0 {
 		}
 		if status, after := get("looking"); status == 429 {
 			limited = after != ""
