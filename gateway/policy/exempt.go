@@ -49,7 +49,8 @@ func (x *exemptions) live(sub Subject, group string, now time.Time) *Exemption {
 	if group != "" {
 		first = x.first(x.groups[group], first, now)
 	}
-	if addr := deviceAddr(sub); addr.IsValid() && x.devices != nil {
+	// Most devices are exempt from nothing, which is sooner found.
+	if addr := deviceAddr(sub); addr.IsValid() && x.devices != nil && x.devices.Contains(addr) {
 		for _, of := range x.devices.Supernets(netip.PrefixFrom(addr, addr.BitLen())) {
 			first = x.first(of, first, now)
 		}
