@@ -375,14 +375,17 @@ func (s space) ask(network, from, to string) (word string) {
 			return
 		}
 		defer func() { _ = c.Close() }()
-		word = exchange(c)
+		word = exchange(c, silence())
 	})
 	return word
 }
 
-// exchange returns what the other end answers.
-func exchange(c net.Conn) string {
-	_ = c.SetDeadline(time.Now().Add(silence()))
+// longWait is how long is waited for what must come.
+const longWait = time.Minute
+
+// exchange returns what the other end answers within the time.
+func exchange(c net.Conn, wait time.Duration) string {
+	_ = c.SetDeadline(time.Now().Add(wait))
 	buf := make([]byte, 64)
 	if _, is := c.(*net.UDPConn); is {
 		if _, err := c.Write([]byte("?")); err != nil {
