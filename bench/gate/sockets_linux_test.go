@@ -70,23 +70,24 @@ func floorProcess(t *testing.T, kind string, names ...string) (*process, netip.A
 	return p, at
 }
 
-func blastFor(t *testing.T, at netip.AddrPort, w want, names ...string) tally {
+func blastFor(t *testing.T, tries int, at netip.AddrPort, w want, names ...string) tally {
 	t.Helper()
 	d, err := newDeck(names, w, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := newBlaster(at, 1, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.close()
 	var got tally
-	for range 20 { // the server may have to wait for a processor
-		if got, err = b.run(context.Background(), 100*time.Millisecond, d); err != nil {
+	for range tries { // the server may have to wait for a processor
+		b, err := newBlaster(at, 1, true) // a new one: answers to the last may be on their way
+		if err != nil {
 			t.Fatal(err)
 		}
-		if got.ops >= 100 || got.lost > 0 {
+		got, err = b.run(context.Background(), 100*time.Millisecond, d)
+		b.close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.ops >= 100 && got.lost == 0 {
 			break
 		}
 	}
@@ -100,7 +101,7 @@ func TestBlastOnFloor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := blastFor(t, at, wantZero, "blocked.example", "www.Blocked.example"); got.ops < 100 || got.wrong != 0 || got.lost != 0 {
+	if got := blastFor(t, 20, at, wantZero, "blocked.example", "www.Blocked.example"); got.ops < 100 || got.wrong != 0 || got.lost != 0 {
 		t.Errorf("right answers: %+v", got)
 	}
 	after, err := p.cpu()
@@ -108,7 +109,7 @@ func TestBlastOnFloor(t *testing.T) {
 		t.Errorf("processor time %v and then %v (%v)", before, after, err)
 	}
 	for name, w := range map[string]want{"other.example": wantZero, "blocked.example": wantNXDomain, "www.blocked.example": wantAddress} {
-		if got := blastFor(t, at, w, name); got.ops == 0 || got.wrong != got.ops || got.detail == "" {
+		if got := blastFor(t, 20, at, w, name); got.ops == 0 || got.wrong != got.ops || got.detail == "" {
 			t.Errorf("%s, want %d: %+v", name, w, got)
 		}
 	}
@@ -121,7 +122,7 @@ func TestBlastOnSilence(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	got := blastFor(t, c.LocalAddr().(*net.UDPAddr).AddrPort(), wantZero, "a.example")
+	got := blastFor(t, 1, c.LocalAddr().(*net.UDPAddr).AddrPort(), wantZero, "a.example")
 	if got.ops != 0 || got.lost != flows*inFlight {
 		t.Errorf("%+v, want %d lost", got, flows*inFlight)
 	}
@@ -150,7 +151,7 @@ func TestTunnelFloor(t *testing.T) {
 			if got, err = runClients(context.Background(), 100*time.Millisecond, at, o, tc.names, tc.do); err != nil {
 				t.Fatal(err)
 			}
-			if got.ops >= 10 || got.wrong+got.lost > 0 {
+			if got.ops >= 10 && got.lost == 0 || got.wrong > 0 {
 				break
 			}
 		}

@@ -81,17 +81,17 @@ func serveWeb(t *testing.T, every uint64) *server {
 
 func TestDoT(t *testing.T) {
 	s := serveTLS(t, right)
-	r := load(t, 0, "dot", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-derived", "-time", "400ms", "-flows", "4", "-window", "20", "-timeout", "10s")
+	r := load(t, 0, "dot", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-derived", "-time", "400ms", "-flows", "4", "-window", "20")
 	if r.Sent == 0 || r.Sent != r.Answered || r.Lost+r.Wrong+r.Unasked+r.Reconnects != 0 || r.Sent != s.asked.Load() || !strings.HasPrefix(r.Send, "TLS 1.3") {
 		t.Errorf("sent %d, answered %d, server asked %d, %+v", r.Sent, r.Answered, s.asked.Load(), r)
 	}
 	s = serveTLS(t, every(10, right, blocked))
-	r = load(t, exitWrong, "dot", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-time", "300ms", "-flows", "1", "-timeout", "10s")
+	r = load(t, exitWrong, "dot", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-time", "300ms", "-flows", "1")
 	if asked := s.asked.Load(); r.Wrong != asked/10 || r.Answered != asked {
 		t.Errorf("wrong %d of %d, the server lied in %d of %d", r.Wrong, r.Answered, asked/10, asked)
 	}
 	s = serveTLS(t, every(100, right, func([]byte, uint64) [][]byte { return [][]byte{nil} }))
-	r = load(t, 0, "dot", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-time", "300ms", "-flows", "1", "-window", "1", "-timeout", "10s")
+	r = load(t, 0, "dot", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-time", "300ms", "-flows", "1", "-window", "1")
 	if r.Lost == 0 || r.Lost != r.Reconnects || r.Answered+r.Lost != r.Sent {
 		t.Errorf("sent %d, answered %d, lost %d, reconnects %d", r.Sent, r.Answered, r.Lost, r.Reconnects)
 	}
@@ -99,12 +99,12 @@ func TestDoT(t *testing.T) {
 
 func TestDoH(t *testing.T) {
 	s := serveWeb(t, 1<<62)
-	r := load(t, 0, "doh", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-derived", "-time", "400ms", "-flows", "4", "-window", "20", "-timeout", "10s")
+	r := load(t, 0, "doh", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-derived", "-time", "400ms", "-flows", "4", "-window", "20")
 	if r.Sent == 0 || r.Sent != r.Answered || r.Lost+r.Wrong+r.Unasked+r.Reconnects != 0 || r.Sent != s.asked.Load() {
 		t.Errorf("sent %d, answered %d, server asked %d, %+v", r.Sent, r.Answered, s.asked.Load(), r)
 	}
 	s = serveWeb(t, 50)
-	r = load(t, 0, "doh", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-time", "400ms", "-flows", "1", "-window", "1", "-timeout", "10s")
+	r = load(t, 0, "doh", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-time", "400ms", "-flows", "1", "-window", "1")
 	if r.Lost == 0 || r.Lost != r.Reconnects || r.Answered+r.Lost != r.Sent {
 		t.Errorf("sent %d, answered %d, lost %d, reconnects %d", r.Sent, r.Answered, r.Lost, r.Reconnects)
 	}

@@ -18,15 +18,15 @@ func TestWorld(t *testing.T) {
 	}
 	w := New(t)
 	for command, want := range map[string]string{
-		"dig +short +time=2 +tries=1 @8.8.8.8 wechat.com":                                            "63.245.",
-		"dig +short +time=2 +tries=1 @2001:4860:4860::8888 wechat.com AAAA":                          "2a0e:6324:",
-		"dig +short +tcp +time=2 +tries=1 @1.1.1.1 -p 5353 www.example.com":                          "63.245.",
-		"dig +short +time=2 +tries=1 @9.9.9.9 wechat.com." + CloakSuffix:                             "wechat.com.",
-		"kdig +short +tls @9.9.9.9 wechat.com":                                                       "63.245.",
-		"kdig +short +quic @9.9.9.9 wechat.com":                                                      "63.245.",
-		"kdig +short +https @8.8.8.8 wechat.com":                                                     "63.245.",
-		"curl -sS -m 5 --cacert CA --resolve www.tiktok.com:443:77.74.181.1 https://www.tiktok.com/": "origin of www.tiktok.com",
-		"curl -sS -m 5 -H Host:wechat.com http://[2001:db8:77::1]:8080/":                             "origin of wechat.com",
+		"dig +short +time=30 +tries=1 @8.8.8.8 wechat.com":                                            "63.245.",
+		"dig +short +time=30 +tries=1 @2001:4860:4860::8888 wechat.com AAAA":                          "2a0e:6324:",
+		"dig +short +tcp +time=30 +tries=1 @1.1.1.1 -p 5353 www.example.com":                          "63.245.",
+		"dig +short +time=30 +tries=1 @9.9.9.9 wechat.com." + CloakSuffix:                             "wechat.com.",
+		"kdig +short +timeout=30 +tls @9.9.9.9 wechat.com":                                            "63.245.",
+		"kdig +short +timeout=30 +quic @9.9.9.9 wechat.com":                                           "63.245.",
+		"kdig +short +timeout=30 +https @8.8.8.8 wechat.com":                                          "63.245.",
+		"curl -sS -m 60 --cacert CA --resolve www.tiktok.com:443:77.74.181.1 https://www.tiktok.com/": "origin of www.tiktok.com",
+		"curl -sS -m 60 -H Host:wechat.com http://[2001:db8:77::1]:8080/":                             "origin of wechat.com",
 	} {
 		args := strings.Fields(strings.ReplaceAll(command, "--cacert CA", "--cacert "+w.CA.File))
 		var out strings.Builder
