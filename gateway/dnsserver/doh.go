@@ -279,8 +279,9 @@ func (w *web) write(rw http.ResponseWriter, r *http.Request, reply []byte) {
 func altService(port uint16) string { return `h3=":` + strconv.Itoa(int(port)) + `"; ma=86400` }
 
 // freshness is for how many seconds a reply may be kept: for the smallest TTL of
-// its answers, and for what its SOA says where there are none (RFC 8484, section
-// 5.1; RFC 2308, section 5). An error is not kept.
+// its answers, and where it says that there is nothing, perhaps after aliases, for
+// no longer than its SOA says (RFC 8484, section 5.1; RFC 2308, section 5). An error
+// is not kept.
 func freshness(p []byte) uint32 {
 	if rcode := p[3] & 0xF; rcode != dns.RcodeSuccess && rcode != dns.RcodeNameError {
 		return 0
@@ -289,17 +290,17 @@ func freshness(p []byte) uint32 {
 	if off < 0 {
 		return 0
 	}
-	answer, negative := uint32(math.MaxUint32), uint32(0)
+	life, proved := uint32(math.MaxUint32), p[3]&0xF == dns.RcodeSuccess
 	for r := range records(p, off) {
 		switch {
 		case r.section == 0:
-			answer = min(answer, r.ttl)
+			life = min(life, r.ttl)
 		case r.section == 1 && r.rtype == dns.TypeSOA && len(r.data) >= 4:
-			negative = min(r.ttl, binary.BigEndian.Uint32(r.data[len(r.data)-4:]))
+			life, proved = min(life, r.ttl, binary.BigEndian.Uint32(r.data[len(r.data)-4:])), true
 		}
 	}
-	if answer == math.MaxUint32 {
-		return negative
+	if life == math.MaxUint32 || !proved {
+		return 0
 	}
-	return answer
+	return life
 }

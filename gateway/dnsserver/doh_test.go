@@ -186,11 +186,15 @@ func TestDoHStatus(t *testing.T) {
 			"JSON":               {typed("application/dns-json"), 415},
 			"no type":            {typed(""), 415},
 			"a type with spaces": {typed("application/dns-message ; charset=x"), 200},
+			"a type in capitals": {typed("Application/DNS-Message"), 200},
 			"HEAD":               {request(t, "HEAD", r.dohURL()+"?dns="+b64(good), nil), 200},
 		} {
 			resp, m := webAsk(t, c, tc.req)
 			if resp.StatusCode != tc.want || m != nil && tc.want != 200 {
 				t.Errorf("%s, %s: %s, %v; want %d", proto, label, resp.Status, m, tc.want)
+			}
+			if allow := resp.Header.Get("Allow"); (tc.want == 405) != (allow == "GET, HEAD, POST") {
+				t.Errorf("%s, %s: Allow %q", proto, label, allow)
 			}
 			if tc.want != 200 && resp.Header.Get("Cache-Control") != "no-store" {
 				t.Errorf("%s, %s: may be kept", proto, label)

@@ -3,6 +3,9 @@ package dnsserver
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -188,4 +191,139 @@ func TestFirstCookieCounts(t *testing.T) {
 			t.Errorf("the first is of no length that there is: %v", m)
 		}
 	})
+}
+
+// Every reply has the question that it is to, as the client spells it, whatever became
+// of it (RFC 7766, section 7; RFC 4343, section 4), and an OPT record where that had
+// one, cut or not (RFC 6891, section 7).
+func TestRepliesHaveTheirQuestion(t *testing.T) {
+	onEngines(t, func(t *testing.T, portable bool) {
+		r := start(t, zones+hugeZone(), Options{portable: portable})
+		for _, tc := range []struct {
+			name  string
+			qtype uint16
+			rcode int
+			cut   bool // over UDP
+		}{
+			{"WeChat.com", dns.TypeA, dns.RcodeNameError, false},
+			{"cloaK.Example", dns.TypeA, dns.RcodeNameError, false},
+			{"m-nodatA.example", dns.TypeTXT, dns.RcodeSuccess, false},
+			{"M-refused.example", dns.TypeA, dns.RcodeRefused, false},
+			{"gooD.eXample", dns.TypeA, dns.RcodeSuccess, false},
+			{"gOOd.example", dns.TypeA, dns.RcodeSuccess, false}, // from the cache
+			{"nX.eXample", dns.TypeA, dns.RcodeNameError, false},
+			{"noData.eXample", dns.TypeA, dns.RcodeSuccess, false},
+			{"serVfail.eXample", dns.TypeA, dns.RcodeServerFailure, false},
+			{"hugE.eXample", dns.TypeTXT, dns.RcodeSuccess, true},
+			{"gOod.example", dns.TypeANY, dns.RcodeSuccess, false},
+			{"gOod.example", dns.TypeAXFR, dns.RcodeRefused, false},
+		} {
+			for _, network := range transports {
+				for _, withOPT := range []bool{true, false} {
+					q := query(tc.name, tc.qtype)
+					if withOPT {
+						q = edns(q, 1232)
+					}
+					m := r.ask(t, network, q)
+					if m.Rcode != tc.rcode || m.Truncated != (tc.cut && network == "udp") {
+						t.Errorf("%s %s over %s: %v", tc.name, dns.Type(tc.qtype), network, m.MsgHdr)
+					}
+					if len(m.Question) != 1 || m.Question[0] != q.Question[0] || (m.IsEdns0() != nil) != withOPT {
+						t.Errorf("%s over %s: question %v and OPT %v, want %v", tc.name, network, m.Question, m.IsEdns0(), q.Question)
+					}
+					if m.Authoritative {
+						t.Errorf("%s over %s: AA for what is another's (RFC 1035, section 4.1.1)", tc.name, network)
+					}
+				}
+			}
+		}
+	})
+}
+
+// The life that HTTP sees ends with what the reply says, and that may be that there is
+// nothing at the end of an alias (RFC 8484, section 5.1; RFC 2308, section 5).
+func TestDoHFreshness(t *testing.T) {
+	const (
+		alias = "a.example. 300 IN CNAME b.example."
+		soa   = "example. 200 IN SOA ns.example. h.example. 1 2 3 4 60"
+	)
+	for _, tc := range []struct {
+		rcode  int
+		answer []string
+		ns     string
+		want   uint32
+	}{
+		{dns.RcodeSuccess, []string{alias, "b.example. 20 IN A 192.0.2.1"}, "", 20},
+		{dns.RcodeSuccess, []string{alias}, soa, 60},
+		{dns.RcodeNameError, []string{alias}, soa, 60},
+		{dns.RcodeNameError, []string{"a.example. 5 IN CNAME b.example."}, soa, 5},
+		{dns.RcodeNameError, nil, soa, 60},
+		{dns.RcodeNameError, []string{alias}, "", 0},
+		{dns.RcodeNameError, nil, "", 0},
+		{dns.RcodeSuccess, nil, "", 0},
+		{dns.RcodeServerFailure, nil, soa, 0},
+	} {
+		m := new(dns.Msg).SetRcode(query("a.example", dns.TypeA), tc.rcode)
+		for _, s := range append(tc.answer, tc.ns) {
+			if s == "" {
+				continue
+			}
+			rr, err := dns.NewRR(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s == tc.ns {
+				m.Ns = append(m.Ns, rr)
+			} else {
+				m.Answer = append(m.Answer, rr)
+			}
+		}
+		if got := freshness(pack(t, m)); got != tc.want {
+			t.Errorf("%s, %q, %q: %d seconds, want %d", dns.RcodeToString[tc.rcode], tc.answer, tc.ns, got, tc.want)
+		}
+	}
+}
+
+// A client that offers other protocols only, such as a draft's, is refused with
+// no_application_protocol (RFC 9001, section 8.1; RFC 9250, section 4.1).
+func TestDoQOtherProtocol(t *testing.T) {
+	r, ca := startAll(t, zones, Options{})
+	for _, protocol := range []string{"doq-i02", "h3", "dot"} {
+		ctx, cancel := context.WithTimeout(t.Context(), secs(30))
+		c, err := quic.DialAddr(ctx, r.DoQAddrs()[0].String(), ca.client(protocol), nil)
+		cancel()
+		if e, ok := errors.AsType[*quic.TransportError](err); !ok || e.ErrorCode != 0x178 {
+			t.Errorf("%s: %v, %v, want no_application_protocol", protocol, c, err)
+		}
+	}
+}
+
+// A request of HTTP/1.1 says once which host it is for (RFC 9112, section 3.2), and
+// the reply to HEAD has no content (RFC 9110, section 9.3.2).
+func TestDoHFirstVersion(t *testing.T) {
+	r, ca := startAll(t, zones, Options{})
+	get := dohPath + "?dns=" + base64.RawURLEncoding.EncodeToString(pack(t, query("wechat.com", dns.TypeA)))
+	for _, tc := range []struct {
+		request string
+		want    string
+		content bool
+	}{
+		{"GET " + get + " HTTP/1.1\r\n", "HTTP/1.1 400 ", true},
+		{"GET " + get + " HTTP/1.1\r\nHost: a\r\nHost: b\r\n", "HTTP/1.1 400 ", true},
+		{"GET " + get + " HTTP/1.1\r\nHost: a\r\n", "HTTP/1.1 200 ", true},
+		{"HEAD " + get + " HTTP/1.1\r\nHost: a\r\n", "HTTP/1.1 200 ", false},
+	} {
+		c, err := tls.Dial("tcp", r.DoHAddrs()[0].String(), ca.client("http/1.1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(secs(30)))
+		_, _ = io.WriteString(c, tc.request+"Connection: close\r\n\r\n")
+		b, _ := io.ReadAll(c)
+		_ = c.Close()
+		_, content, _ := bytes.Cut(b, []byte("\r\n\r\n"))
+		if !bytes.HasPrefix(b, []byte(tc.want)) || len(content) > 0 != tc.content {
+			t.Errorf("%q: %q, want %s and content %v", tc.request, b, tc.want, tc.content)
+		}
+	}
 }

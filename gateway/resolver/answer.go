@@ -238,6 +238,8 @@ func clean(k key, m *dns.Msg) response {
 		return failure
 	}
 	ns := t.authority(m.Ns)
+	even(t.kept)
+	even(ns)
 	ttl, keep := t.ttl(ns)
 	return response{rcode: m.Rcode, ad: m.AuthenticatedData, answer: t.kept, ns: ns,
 		life: time.Duration(ttl) * time.Second, keep: keep, negative: !t.found}

@@ -93,6 +93,8 @@ func TestTrail(t *testing.T) {
 		{name: "second SOA", in: []string{"--", soa, strings.Replace(soa, "300", "5", 1)}, want: []string{"--", strings.Replace(soa, "600", "300", 1)}},
 		{name: "signatures not asked for", in: []string{"www.example. 60 IN A 192.0.2.1", sig("www.example.", "A"), "--", sig("example.", "NSEC"), "example. 60 IN NSEC a.example. A"},
 			want: []string{"www.example. 60 IN A 192.0.2.1", "--"}},
+		{name: "signatures as what is asked for", qtype: dns.TypeRRSIG, in: []string{sig("www.example.", "A"), sig("www.example.", "TXT")},
+			want: []string{sig("www.example.", "A"), sig("www.example.", "TXT"), "--"}},
 		{name: "signatures", do: true, in: []string{"www.example. 60 IN A 192.0.2.1", sig("www.example.", "A"), sig("www.example.", "TXT"), "--",
 			"example. 60 IN NSEC a.example. A", sig("example.", "NSEC"), "evil. 60 IN NSEC a.evil. A"},
 			want: []string{"www.example. 60 IN A 192.0.2.1", sig("www.example.", "A"), "--", "example. 60 IN NSEC a.example. A", sig("example.", "NSEC")}},
@@ -102,6 +104,10 @@ func TestTrail(t *testing.T) {
 		{name: "REFUSED", code: dns.RcodeRefused, rcode: dns.RcodeRefused, want: []string{"--"}},
 		{name: "unknown code", code: dns.RcodeBadVers, rcode: dns.RcodeServerFailure, want: []string{"--"}},
 		{name: "TTL with the top bit", in: []string{"www.example. 4294967295 IN A 192.0.2.1"}, want: []string{"www.example. 86400 IN A 192.0.2.1", "--"}},
+		{name: "TTLs that differ", do: true, in: []string{"www.example. 90 IN CNAME a.example.", "a.example. 60 IN A 192.0.2.1", "A.example. 30 IN A 192.0.2.2", strings.Replace(sig("a.example.", "A"), "60", "70", 1),
+			"--", "example. 50 IN NSEC a.example. A", strings.Replace(sig("example.", "NSEC"), "60", "40", 1)},
+			want: []string{"www.example. 90 IN CNAME a.example.", "a.example. 30 IN A 192.0.2.1", "A.example. 30 IN A 192.0.2.2", strings.Replace(sig("a.example.", "A"), "60", "30", 1),
+				"--", "example. 40 IN NSEC a.example. A", strings.Replace(sig("example.", "NSEC"), "60", "40", 1)}},
 		{name: "TTL of a week", in: []string{"www.example. 604800 IN A 192.0.2.1"}, want: []string{"www.example. 86400 IN A 192.0.2.1", "--"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -150,4 +151,30 @@ func TestFailureOfItsQuestion(t *testing.T) {
 	fails("www.example", dns.TypeAAAA, false, true)
 	fails("www.example", dns.TypeA, true, true)
 	fails("www2.example", dns.TypeA, false, true)
+}
+
+// Names in data are whole in what clients get, but for the types of RFC 1035, however
+// an upstream has written them: a client that does not know a type cannot follow a
+// pointer in it (RFC 3597, section 4; RFC 2782; RFC 9460, section 2.2).
+func TestNamesInDataAreWhole(t *testing.T) {
+	const owner = "\x04name\x07example\x00"
+	for typ, data := range map[uint16]string{
+		dns.TypeSRV:   "\x00\x01\x00\x02\x00\x03",
+		dns.TypeSVCB:  "\x00\x01",
+		dns.TypeHTTPS: "\x00\x00",
+		dns.TypeDNAME: "",
+		dns.TypeKX:    "\x00\x01",
+	} {
+		p := []byte("\x00\x00\x84\x00\x00\x01\x00\x01\x00\x00\x00\x00" + owner)
+		p = append(p, byte(typ>>8), byte(typ), 0, 1, 0xc0, 12, byte(typ>>8), byte(typ), 0, 1, 0, 0, 1, 0, 0, byte(len(data)+7))
+		p = append(append(p, data...), "\x04over\xc0\x11"...) // over.example., by a pointer to what the question says
+		m := new(dns.Msg)
+		if err := m.Unpack(p); err != nil {
+			t.Fatalf("%s: %v", dns.Type(typ), err)
+		}
+		a := newAnswer(key{name: "name.example.", qtype: typ, qclass: dns.ClassINET}, m, time.Now)
+		if want := data + "\x04over\x07example\x00"; a.Rcode() != dns.RcodeSuccess || !strings.Contains(string(a.Wire().Body), want) {
+			t.Errorf("%s: %q, want %q in it", dns.Type(typ), a.Wire().Body, want)
+		}
+	}
 }

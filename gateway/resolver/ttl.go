@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/miekg/dns"
@@ -18,6 +19,35 @@ type TTLs struct {
 	// Jitter is by how many per cent an answer's life is cut at the most, each by
 	// another share: what came together does not end together.
 	Jitter int
+}
+
+// even gives all records of a set the lowest TTL among them: in no case may a server
+// send a set with TTLs that differ (RFC 2181, section 5.2). Its signatures have the
+// set's (RFC 4034, section 3).
+func even(rrs []dns.RR) {
+	if !slices.ContainsFunc(rrs, func(rr dns.RR) bool { return rr.Header().Ttl != rrs[0].Header().Ttl }) {
+		return
+	}
+	least := make(map[rrset]uint32, len(rrs))
+	for _, rr := range rrs {
+		set := signedSet(rr)
+		if ttl, ok := least[set]; !ok || rr.Header().Ttl < ttl {
+			least[set] = rr.Header().Ttl
+		}
+	}
+	for _, rr := range rrs {
+		rr.Header().Ttl = least[signedSet(rr)]
+	}
+}
+
+// signedSet is the set that a record belongs to; a signature belongs to what it
+// covers.
+func signedSet(rr dns.RR) rrset {
+	set := setOf(rr)
+	if sig, ok := rr.(*dns.RRSIG); ok {
+		set.typ = sig.TypeCovered
+	}
+	return set
 }
 
 // apply brings the response's life, and the TTLs of its records, within bounds.
