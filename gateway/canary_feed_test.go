@@ -4,9 +4,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/weir-gateway/weir/blocklists/source"
 )
 
 // newFeedCanary is a canary's world with a list that the origin has, whose first version
@@ -222,4 +227,63 @@ func TestFeedCanary(t *testing.T) {
 	w.call(http.StatusOK, http.MethodPost, "/v1/canary/drop", `{}`)
 	w.sees("dropped", "third.example", false, false)
 	w.sees("dropped", "second.example", true, true)
+}
+
+// TestFeedCanaryKilledInDrop: whoever is killed while the canary's version is being
+// dropped finds the canary running, and drops it again.
+func TestFeedCanaryKilledInDrop(t *testing.T) {
+	first, second := names(base), names(base, "second.example")
+	for _, tt := range []struct {
+		name  string
+		kill  func(t *testing.T, store source.Store, c source.Copy)
+		ahead bool // the group has the version after the start
+	}{
+		{"the version is in quarantine", func(t *testing.T, store source.Store, c source.Copy) {
+			if err := store.Duplicate("feed", source.Good, source.Unwanted, c); err != nil {
+				t.Fatal(err)
+			}
+		}, true},
+		{"the older copy is back", func(t *testing.T, store source.Store, c source.Copy) {
+			before, err := store.Load("feed", source.Before)
+			err = errors.Join(err, store.Duplicate("feed", source.Good, source.Unwanted, c),
+				store.Install("feed", source.Good, store.Path("feed", source.Before), before))
+			if err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o := newOrigin(t, false)
+			o.has(first)
+			w := newFeedCanary(t, o)
+			w.call(http.StatusOK, http.MethodPost, "/v1/canary/promote", `{}`)
+			o.has(second)
+			w.fetch()
+			w.stop()
+			store := source.Store{Dir: filepath.Join(w.state, feedsFolder)}
+			c, err := store.Load("feed", source.Good)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Reason, c.Message, c.Checked = reasonDropped, "canary dropped by token:op: too much", time.Time{}
+			tt.kill(t, store, c)
+			if err := w.start(); err != nil {
+				t.Fatal(err)
+			}
+			if st := w.Status(); st.Canary == nil || st.Held != 0 {
+				t.Fatalf("after the start: canary %+v, held %d", st.Canary, st.Held)
+			}
+			w.sees("after the start", "second.example", tt.ahead, false)
+			w.fetch()
+			w.sees("after a look", "second.example", tt.ahead, false)
+			w.call(http.StatusOK, http.MethodPost, "/v1/canary/drop", `{"why":"too much"}`)
+			w.dropped("dropped again", second, first)
+			w.call(http.StatusOK, http.MethodPost, "/v1/update", `{}`)
+			if r := w.fetch(); r.Outcome != "refused" {
+				t.Errorf("%+v, want it refused", r)
+			}
+			w.sees("at last", "second.example", false, false)
+			w.sees("at last", "n0001.example", true, true)
+		})
+	}
 }
