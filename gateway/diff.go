@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/weir-gateway/weir/blocklists"
@@ -93,12 +94,10 @@ func (o *outline) endsBefore(at int64) int {
 }
 
 // describes reports whether what was loaded is so plain that a difference of
-// text can be told as one of rules: each line is a rule of its own or none, and
-// no rule stands twice.
-func (o *outline) describes(r *parse.Report, set *blocklists.Set, list int) bool {
+// text can be told as one of rules: each line is a rule of its own or none.
+func (o *outline) describes(r *parse.Report) bool {
 	return o != nil && (r.Format == parse.Domains || r.Format == parse.Hosts) && !r.Gzip &&
-		r.SkippedLines == 0 && r.Noted == 0 && r.Rules == r.RuleLines &&
-		o.count() == r.Lines && set.RulesOf(list) == r.Rules
+		r.Skipped() == r.SkippedLines && r.Noted == 0 && r.Rules == r.RuleLines && o.count() == r.Lines
 }
 
 // A window is what has changed of a text: lines that were there, and those that
@@ -223,7 +222,7 @@ func (o *outline) widen(f io.ReaderAt, size, from, to int64) (*window, error) {
 // report that loading all of it would give, or nil where that cannot be told
 // from a part of it. A file that is as it was needs no edit.
 func (p *part) diff(source string, list int, set *blocklists.Set, pace *pacer) (*blocklists.Edit, *parse.Report) {
-	if !p.outline.describes(p.status.Report, set, list) {
+	if !p.outline.describes(p.status.Report) {
 		return nil, nil
 	}
 	r, err := opener.Open(source)
@@ -269,7 +268,8 @@ func (w *window) edit(old *parse.Report, list int, set *blocklists.Set) (*blockl
 	if err != nil || part.SkippedLines > 0 || part.Noted > 0 || part.Rules != part.RuleLines || part.Lines != ends {
 		return nil, nil
 	}
-	report, ok := w.report(old, &part, was)
+	repeats := old.Rules > set.RulesOf(list)
+	report, ok := w.report(old, &part, was, repeats)
 	if !ok {
 		return nil, nil
 	}
@@ -281,6 +281,9 @@ func (w *window) edit(old *parse.Report, list int, set *blocklists.Set) (*blockl
 	tail := 0
 	for tail < min(len(was), len(is))-head && sameMoved(was[len(was)-1-tail], is[len(is)-1-tail], moved) {
 		tail++
+	}
+	if repeats && head+tail < len(was) {
+		return nil, nil // another line may have what goes
 	}
 	e := new(blocklists.Edit)
 	after := w.before
@@ -307,12 +310,18 @@ func sameMoved(was, is blocklists.Rule, by int) bool {
 
 // report is the old one with the window's lines in the place of those that were
 // there: so many rules, and the rest of the one kind of other lines that there
-// was.
-func (w *window) report(old, part *parse.Report, was []blocklists.Rule) (*parse.Report, bool) {
+// was. Lines that were skipped, or that repeat others, can only lie outside.
+func (w *window) report(old, part *parse.Report, was []blocklists.Rule, repeats bool) (*parse.Report, bool) {
 	r := *old
 	other := w.old - len(was)
-	if other < 0 || other > 0 && old.Blank > 0 && old.Comments > 0 {
+	if other < 0 || other > 0 && (old.Blank > 0 && old.Comments > 0 || old.SkippedLines > 0 || repeats) {
 		return nil, false
+	}
+	r.Examples = slices.Clone(r.Examples)
+	for i := range r.Examples {
+		if at := &r.Examples[i]; at.Line > w.before+w.old {
+			at.Line += part.Lines - w.old
+		}
 	}
 	if old.Blank > 0 {
 		r.Blank -= other

@@ -141,9 +141,35 @@ func sameMatches(a, b []blocklists.Match) bool {
 // policy is that of the file.
 func TestDiffOfRandomEdits(t *testing.T) {
 	t.Parallel()
+	t.Run("plain", func(t *testing.T) {
+		t.Parallel()
+		diffRandomEdits(t, bigList(15_000), changeLines, 60)
+	})
+	// As lists of hosts mostly are: with a head, names that are none, and names that
+	// stand there twice.
+	t.Run("odd", func(t *testing.T) {
+		t.Parallel()
+		lines := bigList(15_000)
+		lines = slices.Insert(lines, 14_000, lines[1], lines[9000], "localhost", "", "# the end")
+		lines = slices.Insert(lines, 7000, "0.0.0.0", lines[14_500])
+		lines = slices.Concat([]string{"# Title: odd", "", "localhost", "broadcasthost"}, lines)
+		diffRandomEdits(t, lines, func(rnd *rand.Rand, lines []string, round int) []string {
+			if rnd.IntN(8) == 0 {
+				return changeLines(rnd, lines, round)
+			}
+			name := fmt.Sprintf("r%d.new.example", round)
+			if rnd.IntN(16) == 0 {
+				name = lines[len(lines)/2] // once more
+			}
+			return slices.Insert(slices.Clone(lines), rnd.IntN(len(lines)), name)
+		}, 60)
+	})
+}
+
+// diffRandomEdits wants at least so many of 120 changes to be edits.
+func diffRandomEdits(t *testing.T, lines []string, change func(*rand.Rand, []string, int) []string, least int) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "big.txt")
-	lines := bigList(15_000)
 	rnd := rand.New(rand.NewPCG(3, 4))
 	write := func(s string) {
 		t.Helper()
@@ -168,7 +194,7 @@ func TestDiffOfRandomEdits(t *testing.T) {
 	}
 	edited := 0
 	for round := range 120 {
-		lines = changeLines(rnd, lines, round)
+		lines = change(rnd, lines, round)
 		s := text(lines)
 		if rnd.IntN(8) == 0 {
 			s = strings.TrimSuffix(s, "\n")
@@ -206,7 +232,7 @@ func TestDiffOfRandomEdits(t *testing.T) {
 		}
 		now = next
 	}
-	if edited < 60 {
+	if edited < least {
 		t.Errorf("only %d of 120 changes were edits", edited)
 	}
 	t.Logf("%d of 120 changes were edits", edited)
@@ -222,7 +248,7 @@ func changeLines(rnd *rand.Rand, lines []string, round int) []string {
 	}
 	for i := range 1 + rnd.IntN(4) {
 		name := fmt.Sprintf("r%d-%d.new.example", round, i)
-		switch at := at + rnd.IntN(20); rnd.IntN(14) {
+		switch at := at + rnd.IntN(min(20, len(lines)-at-1)); rnd.IntN(14) {
 		case 0, 1, 2, 3:
 			lines = slices.Insert(lines, at, name)
 		case 4, 5, 6:
