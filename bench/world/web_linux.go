@@ -132,7 +132,7 @@ func (w *World) DialTLS(s *Space, addr, name string) (*tls.Conn, error) {
 // Secure makes a TLS connection of c, for a name whose certificate the world's
 // authority has signed.
 func (w *World) Secure(c net.Conn, name string) (*tls.Conn, error) {
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	t := tls.Client(c, &tls.Config{MinVersion: tls.VersionTLS12, ServerName: name, RootCAs: w.CA.Pool()})
 	if err := t.Handshake(); err != nil {
 		_ = c.Close()
@@ -148,7 +148,7 @@ func (s *Space) Connect(addr, target string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	_, _ = fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", target)
 	resp, err := http.ReadResponse(bufio.NewReaderSize(c, 16), &http.Request{Method: http.MethodConnect})
 	if err == nil {

@@ -2,6 +2,7 @@ package world
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -30,7 +31,7 @@ func (w *World) Serve(program, configuration string) *Process {
 	}
 	go func() { p.done <- p.cmd.Wait() }()
 	w.tb.Cleanup(p.Stop)
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		select {
 		case err := <-p.done:
 			p.done <- err
@@ -39,7 +40,7 @@ func (w *World) Serve(program, configuration string) *Process {
 		}
 		if c, err := w.Gateway.Dial("tcp", "127.0.0.1:8053"); err == nil {
 			_, _ = fmt.Fprint(c, "GET /readyz HTTP/1.0\r\n\r\n")
-			_ = c.SetDeadline(time.Now().Add(time.Second))
+			_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 			head := make([]byte, 12)
 			_, _ = c.Read(head)
 			_ = c.Close()
@@ -52,11 +53,11 @@ func (w *World) Serve(program, configuration string) *Process {
 	return nil
 }
 
-// File writes a file of the world's folder and returns its path.
+// File writes a file of the world's folder, in one step, and returns its path.
 func (w *World) File(name, text string) string {
 	w.tb.Helper()
 	path := filepath.Join(w.Dir, name)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+	if err := errors.Join(os.WriteFile(path+".new", []byte(text), 0o600), os.Rename(path+".new", path)); err != nil {
 		w.tb.Fatal(err)
 	}
 	return path
@@ -68,7 +69,7 @@ func (p *Process) Stop() {
 	select {
 	case err := <-p.done:
 		p.done <- err
-	case <-time.After(15 * time.Second):
+	case <-time.After(time.Minute):
 		_ = p.cmd.Process.Kill()
 	}
 }
