@@ -280,6 +280,10 @@ func askRunning(c *cli.Context, cfg *config.Config) (*gateway.Status, error) {
 	return st, nil
 }
 
+// statusPatience is how long a gateway may take to say how it is doing, before it is
+// said that there is none: one that a large list keeps busy is there.
+const statusPatience = 10 * time.Second
+
 // running asks the gateway on that admin listener for its status.
 func running(ctx context.Context, admin netip.AddrPort) (*gateway.Status, error) {
 	if admin.Addr().IsUnspecified() {
@@ -289,7 +293,7 @@ func running(ctx context.Context, admin netip.AddrPort) (*gateway.Status, error)
 		}
 		admin = netip.AddrPortFrom(loopback, admin.Port())
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin.String()+"/status", nil)
 	if err != nil {
