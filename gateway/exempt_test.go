@@ -152,37 +152,40 @@ func (w *exemptWorld) answer(from, name string) *dns.Msg {
 // connect opens a tunnel to the origin from that address, nil if it is blocked.
 func (w *exemptWorld) connect(from string) net.Conn {
 	w.t.Helper()
+	c, err := w.tryConnect(from)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return c
+}
+
+// tryConnect is connect where the tunnel may be cut as soon as it is there.
+func (w *exemptWorld) tryConnect(from string) (net.Conn, error) {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 20 * time.Second}
 	c, err := d.Dial("tcp", w.ProxyAddrs()[0].String())
 	if err != nil {
-		w.t.Fatal(err)
+		return nil, err
 	}
 	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	_, _ = fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", w.origin)
 	r := bufio.NewReader(c)
 	line, err := r.ReadString('\n')
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	if strings.HasPrefix(line, "HTTP/1.1 403") {
 		_ = c.Close()
-		return nil
+		return nil, nil
 	}
-	for line != "\r\n" {
-		if line, err = r.ReadString('\n'); err != nil {
-			w.t.Fatal(err)
-		}
+	for err == nil && line != "\r\n" {
+		line, err = r.ReadString('\n')
 	}
-	w.echo(c)
-	return c
-}
-
-func (w *exemptWorld) echo(c net.Conn) {
-	w.t.Helper()
-	_, _ = io.WriteString(c, "ping")
-	if _, err := io.ReadFull(c, make([]byte, 4)); err != nil {
-		w.t.Fatalf("the tunnel does not carry: %v", err)
+	if err == nil {
+		_, _ = io.WriteString(c, "ping")
+		_, err = io.ReadFull(c, make([]byte, 4))
 	}
+	if err != nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("the tunnel does not carry: %w", err)
+	}
+	return c, nil
 }
 
 // cutWithin waits for the end of the tunnel.
@@ -372,14 +375,14 @@ func (w *exemptWorld) endsOnTime(long time.Duration) bool {
 	until := time.Now().Add(long)
 	e := w.request("op", until, "")
 	status, text := w.approve("boss", &e, `{}`)
-	c := w.connect("127.0.0.2")
+	c, err := w.tryConnect("127.0.0.2")
 	switch {
 	case !time.Now().Before(until):
 		return false
 	case status != 200:
 		t.Fatalf("approve: %d %s", status, text)
 	case c == nil:
-		t.Fatal("the proxy holds back the device")
+		t.Fatalf("the proxy holds back the device: %v", err)
 	}
 	for {
 		before := time.Now()

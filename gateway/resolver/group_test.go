@@ -125,19 +125,15 @@ func TestBreaker(t *testing.T) {
 		}
 		return nil
 	}
-	second := records(t, wwwA)
-	r := open(t, Options{Upstreams: udp(t, listen(t, first), listen(t, second)), backoff: 50 * time.Millisecond, late: unhurried})
-	for i := range failLimit {
-		start := time.Now()
-		resolve(t, r, "www.example", dns.TypeA)
-		if d := time.Since(start); d < lateAfter-minHedge {
-			t.Errorf("question %d was answered after %v, before the first upstream was late", i, d)
+	ups := udp(t, listen(t, first), listen(t, records(t, wwwA)))
+	var r *Resolver
+	within(t, 0, func() time.Duration { // as if nobody else had the processors
+		r = open(t, Options{Upstreams: ups, backoff: 50 * time.Millisecond, late: unhurried})
+		if !opens(t, r) {
+			return 1
 		}
-	}
-	st := r.Stats().Upstreams
-	if st[0].Healthy || st[0].Late != failLimit || st[0].Opened != 1 || !st[1].Healthy {
-		t.Errorf("after %d misses: %+v", failLimit, st)
-	}
+		return 0
+	})
 	before := asked.Load()
 	for range 20 {
 		resolve(t, r, "www.example", dns.TypeA)
@@ -157,6 +153,26 @@ func TestBreaker(t *testing.T) {
 	if st := r.Stats().Upstreams[0]; st.Probes == 0 || st.RTT <= 0 {
 		t.Errorf("%+v", st)
 	}
+}
+
+// opens reports whether the breaker of the first of two upstreams opens with the
+// question that is its failLimit-th miss, and not before.
+func opens(t *testing.T, r *Resolver) bool {
+	t.Helper()
+	for i := range failLimit {
+		start := time.Now()
+		resolve(t, r, "www.example", dns.TypeA)
+		if d := time.Since(start); d < lateAfter-minHedge {
+			t.Logf("question %d was answered after %v, before the first upstream was late", i, d)
+			return false
+		}
+	}
+	st := r.Stats().Upstreams
+	if st[0].Healthy || st[0].Late != failLimit || st[0].Opened != 1 || !st[1].Healthy {
+		t.Logf("after %d misses: %+v", failLimit, st)
+		return false
+	}
+	return true
 }
 
 // until waits for the condition.

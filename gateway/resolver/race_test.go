@@ -115,6 +115,9 @@ func TestFailoverUnderLoad(t *testing.T) {
 		dead.Store(false)
 		ups := udp(t, listen(t, first), listen(t, second))
 		calm := askMany(t, open(t, Options{Upstreams: ups, late: unhurried}), 300)
+		if calm[len(calm)-1] == unanswered {
+			return unanswered
+		}
 		r := open(t, Options{Upstreams: ups, late: lateAfter})
 		resolve(t, r, "www.example", dns.TypeA)
 		dead.Store(true)
@@ -129,6 +132,9 @@ func TestFailoverUnderLoad(t *testing.T) {
 // slack is what a machine with other work may add.
 const slack = 200 * time.Millisecond
 
+// unanswered is how long a question takes that has no answer.
+const unanswered = time.Hour
+
 // askMany asks that many different questions at once, and returns how long each
 // took, sorted.
 func askMany(t testing.TB, r *Resolver, n int) []time.Duration {
@@ -140,7 +146,8 @@ func askMany(t testing.TB, r *Resolver, n int) []time.Duration {
 			start := time.Now()
 			_, err := r.Resolve(t.Context(), question(fmt.Sprintf("n%d.example", i), dns.TypeA))
 			if took[i] = time.Since(start); err != nil {
-				t.Errorf("question %d: %v", i, err)
+				t.Logf("question %d: %v", i, err)
+				took[i] = unanswered
 			}
 		})
 	}
@@ -225,15 +232,16 @@ func hedgesWithinBudget(t *testing.T) bool {
 	const n = 300
 	zones := []*zone{delayed(t, fixed(450*time.Millisecond)), delayed(t, fixed(450*time.Millisecond))}
 	r := open(t, Options{Strategy: Fastest, Upstreams: udp(t, listen(t, zones[0]), listen(t, zones[1])), late: lateAfter})
-	askMany(t, r, n)
+	first := askMany(t, r, n)
 	sent := zones[0].queries.Load() + zones[1].queries.Load()
 	// Those asked before it was known that both are slow change over in vain.
 	const most = int64(n + n/hedgeShare + hedgeBurst)
 	before := sent
-	askMany(t, r, n)
+	second := askMany(t, r, n)
 	then := zones[0].queries.Load() + zones[1].queries.Load() - before
 	t.Logf("%d queries for %d questions, %d for as many further ones; the budget denied %d", sent, n, then, r.Stats().Unhedged)
-	return sent <= most+n && then <= most && r.Stats().Unhedged > 0
+	all := first[n-1] < unanswered && second[n-1] < unanswered
+	return all && sent <= most+n && then <= most && r.Stats().Unhedged > 0
 }
 
 // TestDeadStream: an upstream to which no connection comes about is found out

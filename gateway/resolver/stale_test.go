@@ -143,7 +143,7 @@ func TestStaleAtOnce(t *testing.T) {
 		}
 		return m
 	}
-	r := openAt(t, Options{Upstreams: udp(t, listen(t, z)), CacheEntries: 100, Stale: Stale{time.Hour, leisurely / 2}, backoff: time.Hour, late: lateAfter}, clk.now, portDNS)
+	r := openAt(t, Options{Upstreams: udp(t, listen(t, z)), CacheEntries: 100, Stale: Stale{time.Hour, leisurely / 2}, backoff: time.Hour, late: lateAfter, try: leisurely}, clk.now, portDNS)
 	for i := range 20 {
 		resolve(t, r, fmt.Sprintf("n%d.example", i), dns.TypeA)
 	}
