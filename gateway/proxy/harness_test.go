@@ -192,6 +192,9 @@ var startPortable bool
 // a machine with other work keeps anybody waiting.
 const patience = 2 * time.Minute
 
+// serving is how many proxies of the test are not cleaned up.
+var serving int
+
 // start runs a proxy that may reach 127.0.0.0/8 on the ports. Every name but
 // the banned ones resolves to 127.0.0.1. It is patient: a test that is about one
 // of its times sets that.
@@ -212,7 +215,6 @@ func start(tb testing.TB, ports []uint16, edit func(*Options)) *harness {
 	if edit != nil {
 		edit(&opts)
 	}
-	before := proxyGoroutines()
 	var err error
 	if h.s, err = Listen(opts); err != nil {
 		tb.Fatal(err)
@@ -220,10 +222,12 @@ func start(tb testing.TB, ports []uint16, edit func(*Options)) *harness {
 	h.addr = h.s.Addrs()[0].String()
 	ctx, cancel := context.WithCancel(context.Background())
 	h.cancel = cancel
+	serving++
 	go func() { h.done <- h.s.Serve(ctx) }()
 	tb.Cleanup(func() {
 		h.stop()
-		for end := time.Now().Add(patience); proxyGoroutines() > before; time.Sleep(10 * time.Millisecond) {
+		serving--
+		for end := time.Now().Add(patience); serving == 0 && proxyGoroutines() > 0; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(end) {
 				tb.Errorf("goroutines are left after Serve:\n%s", stacks())
 				return
