@@ -55,12 +55,12 @@ func capture(tb testing.TB, name string, v quic.Version, cfg *tls.Config) [][]by
 		defer close(done)
 		c := cfg.Clone()
 		c.ServerName, c.InsecureSkipVerify = name, true
-		_, _ = quic.DialAddr(ctx, server.LocalAddr().String(), c, &quic.Config{Versions: []quic.Version{v}})
+		_, _ = quic.DialAddr(ctx, server.LocalAddr().String(), c, &quic.Config{Versions: []quic.Version{v}, HandshakeIdleTimeout: time.Minute})
 	}()
 	var out [][]byte
 	var f Flight
 	b := make([]byte, 2048)
-	_ = server.SetReadDeadline(time.Now().Add(30 * time.Second))
+	_ = server.SetReadDeadline(time.Now().Add(time.Minute))
 	for f.Hello().Kind == Incomplete {
 		n, err := server.Read(b)
 		if err != nil {
@@ -147,9 +147,9 @@ func TestRefuse(t *testing.T) {
 				}
 			}
 		}()
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		_, err = quic.DialAddr(ctx, server.LocalAddr().String(), &tls.Config{ServerName: "a.example", NextProtos: []string{"h3"}},
-			&quic.Config{Versions: []quic.Version{v}})
+			&quic.Config{Versions: []quic.Version{v}, HandshakeIdleTimeout: time.Minute})
 		var refused *quic.TransportError
 		if !errors.As(err, &refused) || refused.ErrorCode != quic.ConnectionRefused || !refused.Remote {
 			t.Errorf("%v: %v, want CONNECTION_REFUSED from the other side", v, err)
