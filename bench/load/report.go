@@ -42,8 +42,9 @@ type report struct {
 	Bytes        uint64      `json:"bytes,omitempty"` // bulk
 	Idle         *idleReport `json:"idle,omitempty"`
 	CPU          *cpuReport  `json:"server_cpu,omitempty"`
-	Generator    float64     `json:"generator_cores"` // CPU seconds of this program a second
-	Others       float64     `json:"other_cores"`     // of all programs but this one and the server, if -pid said which
+	Generator    float64     `json:"generator_cores"`     // CPU seconds of this program a second
+	Behind       float64     `json:"behind_us,omitempty"` // open loop: how late this program was at the most
+	Others       float64     `json:"other_cores"`         // of all programs but this one and the server, if -pid said which
 }
 
 type latency struct {
@@ -93,7 +94,7 @@ func (h *histogram) report() latency {
 func (r *report) fill(t *tally) {
 	r.Sent, r.Answered, r.Lost, r.Late = t.sent, t.received, t.lost, t.late
 	r.Wrong, r.Unasked, r.Unsent, r.Reconnects = t.wrong, t.unasked, t.unsent, t.reconnects
-	r.Examples, r.Latency = t.examples, t.latency.report()
+	r.Examples, r.Latency, r.Behind = t.examples, t.latency.report(), micros(t.behind)
 	r.Classes = make(map[string]uint64)
 	for c, n := range t.class {
 		if n > 0 {
@@ -172,6 +173,10 @@ func (r *report) String() string {
 		}
 		fmt.Fprintf(&b, "  server: %.2f cores (%s), resident %.1f MB, peak %.1f MB\n", r.CPU.Cores, r.CPU.Source, float64(r.CPU.Resident)/1e6, float64(r.CPU.Peak)/1e6)
 	}
-	fmt.Fprintf(&b, "  generator: %.2f cores; other programs on this machine: %.2f\n", r.Generator, r.Others)
+	fmt.Fprintf(&b, "  generator: %.2f cores", r.Generator)
+	if r.Rate > 0 {
+		fmt.Fprintf(&b, ", up to %.0f us behind", r.Behind)
+	}
+	fmt.Fprintf(&b, "; other programs on this machine: %.2f\n", r.Others)
 	return b.String()
 }

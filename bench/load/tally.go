@@ -24,6 +24,7 @@ type tally struct {
 	bytesOut, bytes uint64 // of questions and answers
 	latency         histogram
 	longest         time.Duration // of the interval
+	behind          time.Duration // open loop: how late a question left at the most, which is in its latency
 	examples        []string
 }
 
