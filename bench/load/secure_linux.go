@@ -294,8 +294,11 @@ func (c *rawConn) Read(b []byte) (int, error) {
 		return 0, os.ErrDeadlineExceeded
 	}
 	n, err := unix.Read(c.fd, b)
+	for errors.Is(err, unix.EINTR) { // a signal ends a read that has its time, whatever the handler
+		n, err = unix.Read(c.fd, b)
+	}
 	switch {
-	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+	case errors.Is(err, unix.EAGAIN):
 		return 0, os.ErrDeadlineExceeded
 	case err != nil:
 		return 0, err
@@ -313,10 +316,12 @@ func (c *rawConn) Write(b []byte) (int, error) {
 func (c *rawConn) flush() error {
 	for len(c.out) > 0 {
 		n, err := unix.Write(c.fd, c.out)
-		if errors.Is(err, unix.EAGAIN) {
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
 			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return err
 		}
 		c.out = c.out[:copy(c.out, c.out[n:])]

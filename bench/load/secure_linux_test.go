@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // serveTLS is serveTCP over TLS, with the certificate of a server for tests.
@@ -85,13 +86,17 @@ func TestDoT(t *testing.T) {
 	if r.Sent == 0 || r.Sent != r.Answered || r.Lost+r.Wrong+r.Unasked+r.Reconnects != 0 || r.Sent != s.asked.Load() || !strings.HasPrefix(r.Send, "TLS 1.3") {
 		t.Errorf("sent %d, answered %d, server asked %d, %+v", r.Sent, r.Answered, s.asked.Load(), r)
 	}
-	s = serveTLS(t, every(10, right, blocked))
-	r = load(t, exitWrong, "dot", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-time", "300ms", "-flows", "1")
+	r = longer(t, 300*time.Millisecond, func(length string) (report, error) {
+		s = serveTLS(t, every(10, right, blocked))
+		return loads(exitWrong, "dot", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-time", length, "-flows", "1")
+	}, someWrong)
 	if asked := s.asked.Load(); r.Wrong != asked/10 || r.Answered != asked {
 		t.Errorf("wrong %d of %d, the server lied in %d of %d", r.Wrong, r.Answered, asked/10, asked)
 	}
-	s = serveTLS(t, every(100, right, func([]byte, uint64) [][]byte { return [][]byte{nil} }))
-	r = load(t, 0, "dot", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-time", "300ms", "-flows", "1", "-window", "1")
+	r = longer(t, 300*time.Millisecond, func(length string) (report, error) {
+		s = serveTLS(t, every(100, right, func([]byte, uint64) [][]byte { return [][]byte{nil} }))
+		return loads(0, "dot", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-time", length, "-flows", "1", "-window", "1")
+	}, someLost)
 	if r.Lost == 0 || r.Lost != r.Reconnects || r.Answered+r.Lost != r.Sent {
 		t.Errorf("sent %d, answered %d, lost %d, reconnects %d", r.Sent, r.Answered, r.Lost, r.Reconnects)
 	}
@@ -103,8 +108,10 @@ func TestDoH(t *testing.T) {
 	if r.Sent == 0 || r.Sent != r.Answered || r.Lost+r.Wrong+r.Unasked+r.Reconnects != 0 || r.Sent != s.asked.Load() {
 		t.Errorf("sent %d, answered %d, server asked %d, %+v", r.Sent, r.Answered, s.asked.Load(), r)
 	}
-	s = serveWeb(t, 50)
-	r = load(t, 0, "doh", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-time", "400ms", "-flows", "1", "-window", "1")
+	r = longer(t, 400*time.Millisecond, func(length string) (report, error) {
+		s = serveWeb(t, 50)
+		return loads(0, "doh", "-server", s.addr, "-ca", authority(t), "-names", names(t, 500)+":1:allow", "-time", length, "-flows", "1", "-window", "1")
+	}, someLost)
 	if r.Lost == 0 || r.Lost != r.Reconnects || r.Answered+r.Lost != r.Sent {
 		t.Errorf("sent %d, answered %d, lost %d, reconnects %d", r.Sent, r.Answered, r.Lost, r.Reconnects)
 	}
