@@ -132,7 +132,7 @@ func start(tb testing.TB, zone string, opts Options) *rig {
 		opts.Policy = r.store
 	}
 	if opts.Resolver == nil {
-		opts.Resolver = r.up.resolver(tb)
+		opts.Resolver = r.up.slow(tb)
 	}
 	if opts.Audit == nil {
 		opts.Audit = r.audit

@@ -24,7 +24,7 @@ type upstream struct {
 	mu      sync.Mutex
 	asked   map[string]int
 	broken  bool          // SERVFAIL
-	gate    chan struct{} // names under slow.example wait for it
+	gate    chan struct{} // names under slow.example wait for it, before they are asked for
 }
 
 func startUpstream(tb testing.TB, zone string) *upstream {
@@ -48,16 +48,13 @@ func startUpstream(tb testing.TB, zone string) *upstream {
 
 func (u *upstream) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	name := strings.ToLower(q.Question[0].Name)
+	u.note(name)
 	u.mu.Lock()
-	u.asked[name]++
 	broken := u.broken
 	u.mu.Unlock()
 	if broken {
 		_ = w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeServerFailure))
 		return
-	}
-	if strings.HasSuffix(name, ".slow.example.") {
-		<-u.gate
 	}
 	m := new(dns.Msg)
 	m.SetReply(q)
@@ -126,6 +123,29 @@ func (u *upstream) answer(m *dns.Msg, name string, qtype uint16) {
 		m.Answer = append(m.Answer, alias)
 		name = alias.Target
 	}
+}
+
+func (u *upstream) note(name string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.asked[name]++
+}
+
+// slow is a real resolver that waits for the gate with names under slow.example: for
+// an upstream that says nothing it waits for a few seconds and no longer.
+func (u *upstream) slow(tb testing.TB) *hooked {
+	real := u.resolver(tb)
+	return &hooked{Resolver: real, resolve: func(ctx context.Context, q *dns.Msg) (*resolver.Answer, error) {
+		if name := strings.ToLower(q.Question[0].Name); strings.HasSuffix(name, ".slow.example.") {
+			u.note(name)
+			select {
+			case <-u.gate:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		return real.Resolve(ctx, q)
+	}}
 }
 
 // within waits so long for the name to be asked for, and returns how often it was.
