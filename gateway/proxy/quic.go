@@ -34,9 +34,10 @@ type QUICStats struct {
 	Connections uint64 // that were judged
 	Refused     uint64 // of them
 	Paths       int64  // pairs of a device and an address, of which something is known
-	// Datagrams that were dropped: of nothing that is known, unreadable or not
-	// of one connection, beyond what is held until it is clear what they are,
-	// made to the listener itself, on a path too many, and that could not be sent.
+	// Datagrams that were dropped: of nothing that is known or of what was refused
+	// just now, unreadable or not of one connection, beyond what is held until it is
+	// clear what they are, made to the listener itself, on a path too many, and that
+	// could not be sent.
 	Stray, Unread, Overflow, Direct, Beyond, Unsent uint64
 }
 

@@ -15,12 +15,14 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/quic-go/quic-go"
 
 	"github.com/weir-gateway/weir/gateway/audit"
+	"github.com/weir-gateway/weir/gateway/hello"
 	"github.com/weir-gateway/weir/gateway/policy"
 )
 
@@ -201,8 +203,7 @@ func TestQUIC(t *testing.T) {
 			} else if at, same, err := ask(conn, []byte("hello")); err != nil || !same || !strings.Contains(at, c.at) {
 				t.Errorf("%s at %s, %v: at %q, same %v, %v; want %s", c.name, c.addr, v, at, same, err, c.at)
 			}
-			// Not the next record: what an earlier client sent again while it waited for
-			// its refusal is a beginning of its own, and may be judged only now.
+			// Not simply the next record: that may be the end of an earlier connection.
 			var all []audit.Record
 			eventually(t, fmt.Sprintf("%s at %s, %v: a record of rule %q, reason %q", c.name, c.addr, v, c.rule, c.reason), func() bool {
 				all = h.audit.all()[before:]
@@ -296,11 +297,8 @@ func TestQUICSameSocket(t *testing.T) {
 			t.Errorf("same %v, %v", same, err)
 		}
 	}
-	// A refused client may have sent its beginning again before it heard so: that is
-	// refused once more.
-	eventually(t, "all are judged", func() bool { st := h.s.QUICStats(); return st.Connections == st.Refused+2 })
-	if got := h.s.QUICStats(); got.Refused < 2 || got.Paths != 1 {
-		t.Errorf("%+v, want 2 refused, on 1 path", got)
+	if got := h.s.QUICStats(); got.Connections != 4 || got.Refused != 2 || got.Paths != 1 {
+		t.Errorf("%+v, want 4 connections, 2 of them refused, on 1 path", got)
 	}
 }
 
@@ -340,6 +338,52 @@ func TestQUICRecheck(t *testing.T) {
 	}
 	if _, err := dialQUIC(w.quicSocket(), "198.51.100.80", "site.example", quic.Version1); !wasRefused(err) {
 		t.Errorf("a new connection: %v, want a refusal", err)
+	}
+}
+
+// remembering is a socket that keeps what was sent.
+type remembering struct {
+	net.PacketConn
+	mu   sync.Mutex
+	sent [][]byte
+}
+
+func (r *remembering) WriteTo(b []byte, to net.Addr) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sent = append(r.sent, bytes.Clone(b))
+	return r.PacketConn.WriteTo(b, to)
+}
+
+// TestQUICRefusedOnce: a client that sends its beginning again, because it has not
+// heard that it is refused, is told so again; it is not another connection.
+func TestQUICRefusedOnce(t *testing.T) {
+	w := newWorld(t)
+	if w == nil {
+		return
+	}
+	h := w.startQUIC(nil)
+	const addr = "198.51.100.80"
+	socket := w.quicSocket().Conn
+	r := &remembering{PacketConn: socket}
+	tr := &quic.Transport{Conn: r}
+	if _, err := dialQUIC(tr, addr, "www.tiktok.com", quic.Version1); !wasRefused(err) {
+		t.Fatalf("%v, want a refusal", err)
+	}
+	_ = tr.Close()
+	before := h.s.QUICStats()
+	first, buf := r.sent[0], make([]byte, 2048)
+	_ = socket.SetReadDeadline(time.Now().Add(patience))
+	if _, err := socket.WriteTo(first, net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(addr), 443))); err != nil {
+		t.Fatal(err)
+	}
+	n, _, err := socket.ReadFrom(buf)
+	if initial, _ := hello.Begins(buf[:n]); err != nil || !initial {
+		t.Errorf("%d bytes, %v; want the refusal again", n, err)
+	}
+	eventually(t, "it is a stray", func() bool { return h.s.QUICStats().Stray > before.Stray })
+	if st := h.s.QUICStats(); st.Connections != 1 || st.Refused != 1 || len(h.audit.all()) != 1 {
+		t.Errorf("%+v, records %+v; want one connection", st, h.audit.all())
 	}
 }
 

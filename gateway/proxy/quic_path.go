@@ -45,6 +45,7 @@ type quicPath struct {
 	mu      sync.Mutex
 	opening *quicOpening // of a connection that is not judged yet; nil for none
 	refused time.Time    // when one was refused
+	refusal quicRefusal  // the last one
 	conns   []*quicConn  // that were let through
 	origin  *udpConn     // nil before
 	device  *udpConn
@@ -69,6 +70,13 @@ type quicOpening struct {
 	held     [][]byte
 	size     int
 	deciding bool
+}
+
+// A quicRefusal is a connection that was refused, and how it was told. What is
+// sent twice of it is not judged and recorded again.
+type quicRefusal struct {
+	conn hello.Conn
+	said []byte
 }
 
 func (p *quicPath) touch() { p.last.Store(time.Now().UnixNano()) }
@@ -107,7 +115,7 @@ func (p *quicPath) open(b []byte) {
 	stats := &p.server.quic.stats
 	o := p.opening
 	if o == nil {
-		if initial, _ := hello.Begins(b); !initial && time.Since(p.refused) < quicRefused {
+		if time.Since(p.refused) < quicRefused && p.repeats(b) {
 			stats.stray.Add(1)
 			return
 		}
@@ -132,6 +140,20 @@ func (p *quicPath) open(b []byte) {
 	if kind != hello.Incomplete {
 		p.decide(o)
 	}
+}
+
+// repeats reports whether the datagram is of what was refused just now. A client
+// that begins once more has not heard so, and is told again.
+func (p *quicPath) repeats(b []byte) bool {
+	if initial, _ := hello.Begins(b); !initial {
+		return true
+	}
+	if !p.refusal.conn.Owns(b) {
+		return false
+	}
+	said := p.refusal.said
+	p.server.diverting.running.Go(func() { p.tell(said) })
+	return true
 }
 
 // owns reports whether the datagram is of the beginning that is being judged.
@@ -206,10 +228,11 @@ func (p *quicPath) refuse(o *quicOpening, f *flow, x *exchange, d *denial) {
 	if p.server.audited {
 		p.server.opts.Audit.Put(x.record(d, string(endRefused)))
 	}
-	p.tell(o.flight.Refuse())
+	said := o.flight.Refuse()
+	p.tell(said)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.opening, p.refused = nil, time.Now()
+	p.opening, p.refused, p.refusal = nil, time.Now(), quicRefusal{o.flight.Conn(), said}
 }
 
 // tell sends the device a datagram as if it came from where it wanted to go.
