@@ -34,8 +34,9 @@ const (
 // it, as often as fits into a run of all tests.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	kills := 60
+	kills, most := 60, 2*time.Minute
 	if s := os.Getenv("WEIR_KILLS"); s != "" {
+		most = 24 * time.Hour
 		var err error
 		if kills, err = strconv.Atoi(s); err != nil {
 			t.Fatalf("WEIR_KILLS: %v", err)
@@ -50,7 +51,12 @@ func TestKill(t *testing.T) {
 	v.seed = seed
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	slower := 1 // so that there are changes to lose where the machine is busy
+	began := time.Now()
 	for i := range kills {
+		if i >= 20 && time.Since(began) > most {
+			kills = i
+			break
+		}
 		v.live(i, time.Duration(slower*rnd.IntN(150))*time.Millisecond)
 		if v.acks < i/2 && slower < 20 {
 			slower++
