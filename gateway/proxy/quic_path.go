@@ -229,10 +229,10 @@ func (p *quicPath) refuse(o *quicOpening, f *flow, x *exchange, d *denial) {
 		p.server.opts.Audit.Put(x.record(d, string(endRefused)))
 	}
 	said := o.flight.Refuse()
-	p.tell(said)
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.opening, p.refused, p.refusal = nil, time.Now(), quicRefusal{o.flight.Conn(), said}
+	p.mu.Unlock()
+	p.tell(said) // now: whoever has heard it finds the path ready for what is next
 }
 
 // tell sends the device a datagram as if it came from where it wanted to go.
