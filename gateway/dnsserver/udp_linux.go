@@ -269,6 +269,7 @@ func newBatchReader(b *batchSocket, fd int) *batchReader {
 // is empty, and after that each read returns at once, with no message.
 func (r *batchReader) run() {
 	defer r.socket.reading.Done()
+	defer shortSlice()()
 	for left := lastBatches; left > 0; {
 		n, errno := r.receive()
 		ending := r.socket.server.isEnding()
