@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -400,6 +402,7 @@ func TestReloadUnderLoad(t *testing.T) {
 		length = 30 * time.Second
 	}
 	f := newFixture(t, map[string]string{"weir.yml": ownBan, "own.txt": "banned.example\nflip.example\n"})
+	dropped := kernelDrops()
 
 	// epoch is odd while a reload is under way; in an even epoch n flip.example
 	// is blocked if n/2 is even.
@@ -465,9 +468,36 @@ func TestReloadUnderLoad(t *testing.T) {
 	length = time.Since(began)
 	t.Logf("%d questions in %v (%.0f/s), %d reloads: %d lost, %d answered from an older generation",
 		asked.Load(), length, float64(asked.Load())/length.Seconds(), reloads, lost.Load(), wrong.Load())
-	if lost.Load() > 0 || wrong.Load() > 0 || reloads < 2 {
-		t.Errorf("lost %d, wrong %d, reloads %d", lost.Load(), wrong.Load(), reloads)
+	// A busy machine's loopback loses a packet now and then, of which no gateway knows.
+	if dropped = min(kernelDrops()-dropped, asked.Load()/10_000); lost.Load() > dropped || wrong.Load() > 0 || reloads < 2 {
+		t.Errorf("lost %d, of them by the kernel up to %d, wrong %d, reloads %d; the server says %+v", lost.Load(), dropped, wrong.Load(), reloads, f.dns.Stats())
 	}
+}
+
+// kernelDrops returns how many packets the kernel has dropped, because too many waited
+// for a processor (softnet_stat) or for a socket's reader (snmp), 0 where it does not say.
+func kernelDrops() (n int64) {
+	cpus, _ := os.ReadFile("/proc/net/softnet_stat")
+	for line := range strings.Lines(string(cpus)) {
+		if f := strings.Fields(line); len(f) > 1 {
+			drops, _ := strconv.ParseInt(f[1], 16, 64)
+			n += drops
+		}
+	}
+	snmp, _ := os.ReadFile("/proc/net/snmp")
+	var names []string
+	for line := range strings.Lines(string(snmp)) {
+		f := strings.Fields(line)
+		if len(f) == 0 || f[0] != "Udp:" {
+			continue
+		}
+		if i := slices.Index(names, "RcvbufErrors"); i > 0 && i < len(f) {
+			drops, _ := strconv.ParseInt(f[i], 10, 64)
+			n += drops
+		}
+		names = f
+	}
+	return n
 }
 
 func TestExplainThroughAnswers(t *testing.T) {
