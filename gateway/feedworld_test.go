@@ -82,8 +82,6 @@ func (l *logged) String() string {
 type feedFixture struct {
 	fixture
 	origin *origin
-	log    *logged
-	stop   func()
 }
 
 const feedBan = listeners + `
@@ -104,7 +102,7 @@ bans:
 // configuration EXTRA is more of the list's keys.
 func newFeedFixture(t *testing.T, o *origin, extra string) *feedFixture {
 	t.Helper()
-	f := &feedFixture{fixture: fixture{t: t, dir: t.TempDir()}, origin: o}
+	f := &feedFixture{fixture: fixture{t: t, dir: t.TempDir(), version: "test"}, origin: o}
 	f.file = filepath.Join(f.dir, "weir.yml")
 	f.configure(extra)
 	f.write("own.txt", "banned.example\n")
@@ -122,28 +120,10 @@ func (f *feedFixture) configure(extra string) {
 	f.write("weir.yml", text)
 }
 
+// start runs a gateway on what the files say, and without a state folder where they
+// name none.
 func (f *feedFixture) start() error {
-	load := func() (*config.Config, error) { return config.Load(f.file, bans.FS) }
-	cfg, err := load()
-	if err != nil {
-		return err
-	}
-	f.log = new(logged)
-	g, err := New(cfg, Options{Version: "test", Log: slog.New(slog.NewTextHandler(f.log, nil)), Load: load})
-	if err != nil {
-		return err
-	}
-	f.Gateway = g
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- g.Run(ctx) }()
-	f.stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			f.t.Errorf("Run: %v", err)
-		}
-	})
-	return nil
+	return f.startWith(func() (*config.Config, error) { return config.Load(f.file, bans.FS) })
 }
 
 // update looks at the list and returns what came of it.

@@ -79,6 +79,7 @@ type fixture struct {
 	file string
 
 	version string
+	log     *logged // since the start
 	stop    func()
 }
 
@@ -110,12 +111,15 @@ func (f *fixture) load() (*config.Config, error) {
 }
 
 // start runs a gateway on what the files say.
-func (f *fixture) start() error {
-	cfg, err := f.load()
+func (f *fixture) start() error { return f.startWith(f.load) }
+
+func (f *fixture) startWith(load func() (*config.Config, error)) error {
+	cfg, err := load()
 	if err != nil {
 		return err
 	}
-	g, err := New(cfg, Options{Version: f.version, Log: slog.New(slog.DiscardHandler), Load: f.load})
+	f.log = new(logged)
+	g, err := New(cfg, Options{Version: f.version, Log: slog.New(slog.NewTextHandler(f.log, nil)), Load: load})
 	if err != nil {
 		return err
 	}
