@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"bytes"
 	"net/netip"
 	"testing"
 
@@ -64,8 +65,12 @@ func FuzzQuestion(f *testing.F) {
 			t.Fatalf("reply of %d bytes: %v", len(reply), &m)
 		}
 		// What was taken for a question is answered as one to the same question.
+		// The records after it are left out, because miekg/dns refuses a message
+		// for what stands in an option that does not matter here.
+		head := bytes.Clone(p)
+		clear(head[6:12])
 		var q dns.Msg
-		if len(m.Question) == 1 && (q.Unpack(p) != nil || len(q.Question) != 1 || q.Question[0] != m.Question[0]) {
+		if len(m.Question) == 1 && (q.Unpack(head) != nil || len(q.Question) != 1 || q.Question[0] != m.Question[0]) {
 			t.Fatalf("reply %v is to another question than %v", &m, q.Question)
 		}
 	})
