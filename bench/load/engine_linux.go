@@ -91,6 +91,15 @@ func (e *engine) run(ctx context.Context, mode string) (*report, error) {
 	if err != nil {
 		return nil, err
 	}
+	if e.rate > 0 {
+		// Reading /proc takes milliseconds: what came meanwhile has waited for this
+		// program and not for the server, and what was due meanwhile is not owed.
+		if _, err := e.poll(0); err != nil {
+			return nil, err
+		}
+		e.reset()
+		e.paced = e.due(e.now())
+	}
 	m.interval(e.every, &e.tally)
 	e.meter = m
 	if err := e.until(ctx, e.now()+e.length); err != nil {
@@ -190,7 +199,7 @@ func (e *engine) fillWindow(flow int) {
 // was due, so that neither a generator nor a server that stalls can hide it.
 func (e *engine) pace(now time.Duration) {
 	step := time.Duration(1e9 / e.rate)
-	due := uint64(now.Seconds() * e.rate)
+	due := e.due(now)
 	if due <= e.paced {
 		return
 	}
@@ -203,6 +212,9 @@ func (e *engine) pace(now time.Duration) {
 		owed -= k
 	}
 }
+
+// due is how many questions an open loop should have sent by now.
+func (e *engine) due(now time.Duration) uint64 { return uint64(now.Seconds() * e.rate) }
 
 // choose draws a question, or takes the next one of an ordered pass.
 func (e *engine) choose() (list int, index uint32, ok bool) {
