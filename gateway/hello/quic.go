@@ -35,8 +35,9 @@ type Flight struct {
 type Conn struct {
 	version uint32 // of the first packet; 0 before it
 	dcid    []byte // of the first packet: the keys come from it
-	keys    map[uint32]*initialKeys
-	said    []byte // the ClientHello, once it is whole
+	// keys are by version; nil for a version that cannot be read.
+	keys map[uint32]*initialKeys
+	said []byte // the ClientHello, once it is whole
 }
 
 // Hello returns what is known by now.
@@ -281,7 +282,8 @@ func Begins(b []byte) (initial, foreign bool) {
 // connection: whatever connection IDs the two sides have agreed on since, and
 // whichever of the two versions (RFC 9368, section 2.1), its keys open them. One
 // that says something else than the ClientHello that was read is not: the server
-// may never have had that, and would read this.
+// may never have had that, and would read this. No packet that can be read is of
+// a connection that could not.
 func (c *Conn) Owns(b []byte) bool {
 	for isLong(b) {
 		p, rest, ok := parseLong(b)
@@ -294,8 +296,11 @@ func (c *Conn) Owns(b []byte) bool {
 		}
 		keys := c.keys[p.version]
 		if keys == nil {
+			if c.keys == nil {
+				return false
+			}
 			var err error
-			if keys, err = deriveKeys(p.version, c.dcid, ofClient); err != nil || c.version == 0 {
+			if keys, err = deriveKeys(p.version, c.dcid, ofClient); err != nil {
 				return false
 			}
 			c.keys[p.version] = keys

@@ -367,6 +367,10 @@ func TestVersions(t *testing.T) {
 	if initial, foreign := Begins(b); initial || !foreign {
 		t.Errorf("Begins: %v, %v", initial, foreign)
 	}
+	// One that tries again with a version that is known begins anew.
+	if conn := f.Conn(); conn.Owns(s.datagram(0, cryptoFrame(0, message(serverNames("\x00a.example"))))) {
+		t.Error("a connection of a version that is not known owns a packet that can be read")
+	}
 	var small Flight
 	if small.Feed(b[:100]); small.Refuse() != nil {
 		t.Error("a small datagram is answered with a larger one")
@@ -404,6 +408,9 @@ func FuzzFlight(f *testing.F) {
 	f.Add([]byte{}, []byte{})
 	f.Add(cryptoFrame(0, msg), cryptoFrame(0, msg))
 	f.Add(cryptoFrame(0, msg[:20]), cryptoFrame(20, msg[20:]))
+	foreign := s.datagram(0, cryptoFrame(0, msg))
+	foreign[4]++
+	f.Add(foreign, s.datagram(0, cryptoFrame(0, msg)))
 	f.Fuzz(func(t *testing.T, one, two []byte) {
 		// As frames, which must not depend on their order …
 		ab, ba := new(Flight), new(Flight)
@@ -424,7 +431,10 @@ func FuzzFlight(f *testing.F) {
 		raw.Feed(two)
 		raw.Refuse()
 		Begins(one)
-		conn := ab.Conn()
-		conn.Owns(one)
+		for _, c := range []Conn{ab.Conn(), raw.Conn()} {
+			for _, p := range [][]byte{one, two, a} {
+				c.Owns(p)
+			}
+		}
 	})
 }
