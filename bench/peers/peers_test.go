@@ -272,22 +272,35 @@ func TestContest(t *testing.T) {
 		}
 	}
 	file := filepath.Join(dir, "results.json")
-	out := tool(t, program, "-work", dir, "-json", file, "-peers", "unbound,named,kresd", "-what", "mixed,dot-cached,doh-blocked", "-rounds", "2", "-time", "600ms", "-sizes", "1000")
+	var bad string
+	for _, turn := range []string{"600ms", "6s"} { // on a busy machine nobody answers for a second
+		out := tool(t, program, "-work", dir, "-json", file, "-peers", "unbound,named,kresd", "-what", "mixed,dot-cached,doh-blocked", "-rounds", "2", "-time", turn, "-sizes", "1000")
+		if bad = contested(file); bad == "" {
+			return
+		}
+		t.Logf("turns of %s: %s\n%s", turn, bad, out)
+	}
+	t.Error(bad)
+}
+
+// contested says what is not as it should be with the results of TestContest.
+func contested(file string) string {
 	results, err := merge(file, nil)
 	if err != nil || len(results) != 7 { // named has no part in two of them here
-		t.Fatalf("%d results, %v, want 7\n%s", len(results), err, out)
+		return fmt.Sprintf("%d results, %v, want 7", len(results), err)
 	}
 	for _, r := range results {
 		if r.Peer == "kresd" && r.Missing != "" {
 			if !strings.Contains(r.Missing, "apt-get install") {
-				t.Errorf("kresd is missing: %q", r.Missing)
+				return fmt.Sprintf("kresd is missing: %q", r.Missing)
 			}
 			continue
 		}
 		if r.Missing != "" || r.Wrong > 0 || r.Rounds != 2 || r.Cost <= 0 || r.Rate <= 0 || r.Resident == 0 || r.Load <= 0 || r.Version == "" {
-			t.Errorf("%+v\n%s", r, out)
+			return fmt.Sprintf("%+v", r)
 		}
 	}
+	return ""
 }
 
 // tool runs a program in the module's folder.
