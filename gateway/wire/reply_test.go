@@ -158,7 +158,7 @@ func sameMessage(t testing.TB, reply []byte, want *dns.Msg) {
 	if err := got.Unpack(reply); err != nil {
 		t.Fatalf("reply %x: %v; want %v", reply, err, want)
 	}
-	most := len(packed(t, want))
+	most := len(packed(t, apart(want)))
 	if want.Question != nil && want.Question[0].Name == "." {
 		most++ // a pointer to the root takes one octet more than the root
 	}
@@ -173,6 +173,24 @@ func sameMessage(t testing.TB, reply []byte, want *dns.Msg) {
 	if len(got.Answer)+len(got.Ns)+len(got.Extra) != len(want.Answer)+len(want.Ns)+len(want.Extra) {
 		t.Errorf("got %v, want %v", &got, want)
 	}
+}
+
+// apart is the message about a name as long that the names in our SOA record
+// share nothing with: those are never compressed against the question's.
+func apart(m *dns.Msg) *dns.Msg {
+	m = m.Copy()
+	rename := func(name *string) {
+		if rest, ok := strings.CutSuffix(*name, "invalid."); ok {
+			*name = rest + "another."
+		}
+	}
+	for i := range m.Question {
+		rename(&m.Question[i].Name)
+	}
+	for _, rr := range append(m.Answer, m.Ns...) {
+		rename(&rr.Header().Name)
+	}
+	return m
 }
 
 // before stands in front of every reply: Append appends.
