@@ -2,8 +2,6 @@ package dnsserver
 
 import (
 	"bytes"
-	"maps"
-	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -13,7 +11,8 @@ import (
 // takes no more now; requests whose replies are beyond that end without one.
 const maxPending = 256 << 10
 
-// maxExtra bounds of how many streams windows are kept: of those that came last.
+// maxExtra bounds of how many streams windows are kept, beside those of which
+// something is pending: of those that came last.
 const maxExtra = 256
 
 // An h2Out is what of a connection over HTTP/2 is needed to write replies. It is
@@ -152,9 +151,22 @@ func (o *h2Out) widen(stream uint32, n int) bool {
 	if o.extra == nil {
 		o.extra = make(map[uint32]int)
 	}
-	if len(o.extra) >= maxExtra {
-		delete(o.extra, slices.Min(slices.Collect(maps.Keys(o.extra))))
+	for len(o.extra) >= maxExtra && o.forgetOldest() {
 	}
 	o.extra[stream] += n
 	return o.initial+o.extra[stream] <= h2MaxWindow
+}
+
+// forgetOldest forgets what the oldest stream may be sent more. Who has had more
+// than o.initial, or some of it, waits for the rest: without its debt it would be
+// sent more than it takes (section 6.9.1), again and again.
+func (o *h2Out) forgetOldest() bool {
+	oldest := uint32(0)
+	for stream, n := range o.extra {
+		if n >= 0 && (oldest == 0 || stream < oldest) {
+			oldest = stream
+		}
+	}
+	delete(o.extra, oldest)
+	return oldest != 0
 }

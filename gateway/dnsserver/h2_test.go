@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -415,6 +416,26 @@ func TestH2LargeAnswers(t *testing.T) {
 	c.answers(1)
 }
 
+// A client that widens one stream after the other while a reply waits for a window
+// makes us neither keep all of those windows nor send more of that reply.
+func TestH2WindowsAreBounded(t *testing.T) {
+	o := h2Out{window: h2Window, initial: 1, size: 1000, pending: []h2Pending{{1, make([]byte, 1000)}}}
+	sent := len(o.pump(nil))
+	for i := range uint32(4 * maxExtra) {
+		o.widen(2*i+3, 1)
+		sent += len(o.pump(nil))
+		if len(o.extra) > maxExtra+1 {
+			t.Fatalf("%d windows are kept after %d streams, want at most %d", len(o.extra), i+1, maxExtra+1)
+		}
+	}
+	if want := h2Head + 1; sent != want {
+		t.Errorf("%d octets were sent of a stream that takes one, want %d with the frame's head", sent, want)
+	}
+	if o.widen(1, 999); len(o.pump(nil)) != h2Head+999 || len(o.pending) != 0 {
+		t.Errorf("%d octets wait for a window that is there", o.size)
+	}
+}
+
 // A nowhere is a connection that takes everything.
 type nowhere struct{ net.Conn }
 
@@ -422,6 +443,11 @@ func (nowhere) Write(p []byte) (int, error)      { return len(p), nil }
 func (nowhere) SetWriteDeadline(time.Time) error { return nil }
 func (nowhere) SetReadDeadline(time.Time) error  { return nil }
 func (nowhere) Close() error                     { return nil }
+
+// pieces are read as small as a network may bring them.
+type pieces struct{ *strings.Reader }
+
+func (p pieces) Read(b []byte) (int, error) { return p.Reader.Read(b[:min(len(b), 100)]) }
 
 // FuzzH2: whatever comes, nothing panics, and what is kept of it is bounded.
 func FuzzH2(f *testing.F) {
@@ -441,6 +467,12 @@ func FuzzH2(f *testing.F) {
 		func() error { return c.WriteDataPadded(5, false, good, make([]byte, 9)) },
 		func() error { return c.WriteRSTStream(5, 8) },
 		func() error { return c.WritePing(false, [8]byte{1}) },
+		func() error { return c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1}) },
+		func() error { return c.ask(7, good) },
+		func() error { return c.open(999, false, post(100)...) },
+		func() error {
+			return many(300, func(i int) error { return c.WriteWindowUpdate(uint32(2*i+9), 1) })
+		},
 	} {
 		if err := say(); err != nil {
 			f.Fatal(i, err)
@@ -455,19 +487,16 @@ func FuzzH2(f *testing.F) {
 		}
 		h := newH2(conn)
 		conn.proto = h
-		b := bursts.Get().(*burst)
-		defer b.free()
-		b.in = append(append(b.in[:0], h2Preface...), p...)
-		if used, _ := h.take(b); used > len(b.in) {
-			t.Fatalf("%d octets used of %d", used, len(b.in))
+		in := pieces{strings.NewReader(h2Preface + string(p))}
+		for first, err := in.ReadByte(); err == nil && conn.burst(in, first); first, err = in.ReadByte() {
 		}
+		conn.open.Wait()
 		held := len(h.block.p)
 		for _, u := range h.uploads {
 			held += len(u.body)
 		}
-		if held > maxHeaders+h2AllWindow || h.out.size > maxPending || len(h.out.extra) > maxExtra {
+		if held > maxHeaders+h2AllWindow || h.out.size > maxPending || len(h.out.extra) > maxExtra+len(h.out.pending) {
 			t.Fatalf("%d octets held, %d pending, %d windows", held, h.out.size, len(h.out.extra))
 		}
-		conn.open.Wait()
 	})
 }
