@@ -55,8 +55,9 @@ func checkRule(t *testing.T, r blocklists.Rule) {
 		}
 		return
 	}
-	if r.Kind == blocklists.Prefix {
-		if !r.Prefix.IsValid() || r.Prefix != r.Prefix.Masked() || isSpecial(r.Prefix) || r.Name != "" || r.Path != "" {
+	if r.Kind == blocklists.Prefix || r.Kind == blocklists.Client {
+		// Who asks is in private address space, most often.
+		if !r.Prefix.IsValid() || r.Prefix != r.Prefix.Masked() || r.Kind == blocklists.Prefix && isSpecial(r.Prefix) || r.Name != "" || r.Path != "" {
 			t.Errorf("prefix rule %+v", r)
 		}
 		return
@@ -98,6 +99,7 @@ func FuzzDnsmasq(f *testing.F) {
 
 func FuzzRPZ(f *testing.F) {
 	fuzzDialect(f, RPZ, "$TTL 5\n@ IN SOA a. b. (\n1 2 ; x\n3 4 5 )\n NS a.\nc.example CNAME .\n*.d.example 5m IN CNAME *.\n", "32.1.2.0.192.rpz-ip CNAME rpz-drop.\n64.zz.db8.2001.rpz-ip CNAME .\n",
+		"24.0.0.0.10.rpz-client-ip CNAME rpz-drop.\n32.zz.db8.2001.rpz-client-ip A 192.0.2.1\n8.0.0.0.10.rpz-client-ip TXT \"a\"\n",
 		"$ORIGIN x.\n@ SOA a b 1 2 3 4 5\na.b.x. CNAME (\nc.d CNAME \"\\\" .\n)\n")
 }
 
