@@ -184,7 +184,10 @@ func (v value) upstreamHost(u *url.URL, port uint16) (*url.URL, bool) {
 	}
 	c := &url.URL{Scheme: u.Scheme, Host: net.JoinHostPort(name, strconv.Itoa(int(port)))}
 	if overHTTP(u.Scheme) {
-		c.Path, c.RawPath = u.Path, u.RawPath
+		c.Path = u.Path
+		if u.EscapedPath() == u.RawPath { // else it is no spelling that is sent
+			c.RawPath = u.RawPath
+		}
 		if u.Path == "" || u.Path == "/" {
 			c.Path = dohPath
 		}
