@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
+	"net/netip"
 	"reflect"
 	"runtime"
 	"strings"
@@ -176,10 +177,10 @@ func everything(t testing.TB) *Set {
 // FuzzReadSet: whatever the bytes say, what comes is an error or a Set that is
 // safe to ask, to edit and to write again.
 func FuzzReadSet(f *testing.F) {
-	base, edits := written(f, everything(f))
-	f.Add(base, edits)
-	base, edits = written(f, new(Set))
-	f.Add(base, edits)
+	for _, s := range []*Set{everything(f), new(Set), apart(f)} {
+		base, edits := written(f, s)
+		f.Add(base, edits)
+	}
 	d := dice{rand.New(rand.NewPCG(1, 2))}
 	f.Fuzz(func(t *testing.T, base, edits []byte) {
 		s, err := ReadSet(sealed(bytes.Clone(base)), sealed(bytes.Clone(edits)), nil)
@@ -187,8 +188,22 @@ func FuzzReadSet(f *testing.F) {
 			return
 		}
 		for range 20 {
-			s.AppendURL(nil, d.name(3, "a", "b", "example"), "/path/x")
-			s.AppendAddr(nil, d.addr())
+			for _, m := range s.AppendURL(nil, d.name(3, "a", "b", "example"), "/path/x") {
+				s.AppendData(nil, m)
+			}
+			addr := d.addr()
+			for _, m := range s.AppendClient(s.AppendAddr(nil, addr), 0, addr) {
+				s.AppendData(nil, m)
+			}
+		}
+		s.AppendFlow(nil, []byte("\x16\xf1\x04 is no TLS"))
+		s.AppendFields(nil, "/mmtls/", nil)
+		for m := range s.All() {
+			s.Holds(m.List, m.Rule)
+			s.AppendPrefix(nil, m.Rule.Prefix)
+		}
+		for name := range s.Names() {
+			s.StandsAt(name)
 		}
 		for range s.Prefixes() {
 		}
@@ -196,6 +211,24 @@ func FuzzReadSet(f *testing.F) {
 		_, _ = s.Edit(Edit{Drop: []int{0}, Add: []Change{{1, Rule{Kind: Suffix, Action: Block, Name: "z.example", Line: 1}}}})
 		written(t, s)
 	})
+}
+
+// apart is a Set of all kinds of rules that are in no base.
+func apart(t testing.TB) *Set {
+	t.Helper()
+	var b Builder
+	for i, r := range []Rule{
+		{Kind: Bytes, Path: "16 f1 04"},
+		{Kind: Field, Name: "user-agent", Path: "^ MicroMessenger"},
+		{Kind: Target, Path: "^/mmtls/"},
+		{Kind: Client, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Mode: LocalData, Data: MakeData("60 IN A 192.0.2.7")},
+	} {
+		r.Action, r.Line = Block, i+1
+		if err := b.Add(0, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.Build()
 }
 
 // TestReadSetDamagedButSealed runs the fuzz target's idea over many bytes at
