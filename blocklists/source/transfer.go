@@ -142,6 +142,10 @@ func (r *records) next() (dns.RR, error) {
 		return nil, zoneError("%s is not of the zone", h.Name)
 	case soa && !strings.EqualFold(h.Name, r.zone):
 		return nil, zoneError("there is an SOA at %s", h.Name)
+	case h.Rdlength == 0 && (soa || h.Rrtype == dns.TypeCNAME):
+		// As text the alias would lead to the root, which is how a policy zone
+		// says that a name does not exist.
+		return nil, zoneError("a record at %s has no data", h.Name)
 	}
 	return rr, nil
 }

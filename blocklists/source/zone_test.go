@@ -343,6 +343,7 @@ func TestZoneFaults(t *testing.T) {
 		"the whole is bad":       {soa, says("SOA 9; b CNAME .; SOA 8"), good, "ends with 8"},
 		"hangs":                  {soa, refused, []message{{text: "SOA 9; b CNAME ."}, {hang: true}}, "i/o timeout"},
 		"hangs at the start":     {[]message{{hang: true}}, nil, nil, "i/o timeout"},
+		"an empty alias":         {soa, refused, []message{{text: "SOA 9; b CNAME .; SOA 9", mess: func(m *dns.Msg) { m.Answer[1] = &dns.RFC3597{Hdr: *m.Answer[1].Header()} }}}, "b.feed.example. has no data"},
 		"garbage":                {soa, refused, []message{{text: "SOA 9; b CNAME .", mess: func(m *dns.Msg) { m.Answer[1] = &dns.RFC3597{Hdr: *m.Answer[1].Header(), Rdata: "ff"} }}}, "a message cannot be read"},
 	} {
 		t.Run(name, func(t *testing.T) {
