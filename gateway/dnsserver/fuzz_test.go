@@ -2,8 +2,11 @@ package dnsserver
 
 import (
 	"bytes"
+	"log/slog"
+	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -33,6 +36,21 @@ func handleAll(c *core, dst, p []byte, from netip.Addr, tr transport) []byte {
 	return reply
 }
 
+// newRichCore is newCore with all that looks into options.
+func newRichCore(tb testing.TB) *core {
+	tb.Helper()
+	c := newCore(tb)
+	cookies, err := NewCookies("", slog.New(slog.DiscardHandler))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cookies.Require = true
+	c.cookies, c.subnets = cookies, true
+	c.structured = &Structured{Option: 65001, Contact: []string{"mailto:help@example.org"}, Organization: "Weir"}
+	c.idle[dot] = time.Minute
+	return c
+}
+
 // FuzzQuestion: whatever comes, nothing panics; a reply is never one to a
 // reply, is well-formed, has the message's id and fits the client.
 func FuzzQuestion(f *testing.F) {
@@ -40,40 +58,66 @@ func FuzzQuestion(f *testing.F) {
 		f.Add(p, false)
 		f.Add(p, true)
 	}
-	c := newCore(f)
-	from := netip.MustParseAddr("10.8.0.7")
-	out := make([]byte, 0, replySize)
+	for _, o := range []dns.EDNS0{
+		&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0123456789abcdef"},
+		&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0123456789abcdef01000000000000000123456789abcdef"},
+		&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: net.IPv4(192, 0, 2, 0)},
+		&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 2, SourceNetmask: 56, Address: net.ParseIP("2001:db8::")},
+		&dns.EDNS0_EDE{},
+		&dns.EDNS0_TCP_KEEPALIVE{Code: dns.EDNS0TCPKEEPALIVE},
+		&dns.EDNS0_PADDING{Padding: make([]byte, 30)},
+		&dns.EDNS0_LOCAL{Code: 65001},
+	} {
+		q := edns(query("wechat.com", dns.TypeA), 600)
+		q.IsEdns0().Option = []dns.EDNS0{o}
+		f.Add(pack(f, q), true)
+		q.Question = nil
+		f.Add(pack(f, q), false)
+	}
+	plain, rich := newCore(f), newRichCore(f)
 	f.Fuzz(func(t *testing.T, p []byte, stream bool) {
-		tr, limit := udp, maxUDP
 		if stream {
-			tr, limit = tcp, dns.MaxMsgSize
-		}
-		reply := handleAll(c, out, p, from, tr)
-		if len(reply) == 0 {
-			return
-		}
-		var m dns.Msg
-		if err := m.Unpack(reply); err != nil {
-			t.Fatalf("reply %x: %v", reply, err)
-		}
-		switch {
-		case p[2]&0x80 != 0:
-			t.Fatalf("a reply was answered with %v", &m)
-		case !m.Response || reply[0] != p[0] || reply[1] != p[1]:
-			t.Fatalf("reply %v is not one to %x", &m, p)
-		case len(reply) > limit || !stream && m.IsEdns0() == nil && len(reply) > dns.MinMsgSize:
-			t.Fatalf("reply of %d bytes: %v", len(reply), &m)
-		}
-		// What was taken for a question is answered as one to the same question.
-		// The records after it are left out, because miekg/dns refuses a message
-		// for what stands in an option that does not matter here.
-		head := bytes.Clone(p)
-		clear(head[6:12])
-		var q dns.Msg
-		if len(m.Question) == 1 && (q.Unpack(head) != nil || len(q.Question) != 1 || q.Question[0] != m.Question[0]) {
-			t.Fatalf("reply %v is to another question than %v", &m, q.Question)
+			checkAnyReply(t, plain, p, tcp)
+			checkAnyReply(t, rich, p, dot)
+		} else {
+			checkAnyReply(t, plain, p, udp)
+			checkAnyReply(t, rich, p, udp)
 		}
 	})
+}
+
+// checkAnyReply holds what becomes of a message against a DNS library.
+func checkAnyReply(t *testing.T, c *core, p []byte, tr transport) {
+	t.Helper()
+	limit := maxUDP
+	if tr != udp {
+		limit = dns.MaxMsgSize
+	}
+	reply := handleAll(c, make([]byte, 0, replySize), p, netip.MustParseAddr("10.8.0.7"), tr)
+	if len(reply) == 0 {
+		return
+	}
+	var m dns.Msg
+	if err := m.Unpack(reply); err != nil {
+		t.Fatalf("reply %x: %v", reply, err)
+	}
+	switch {
+	case p[2]&0x80 != 0:
+		t.Fatalf("a reply was answered with %v", &m)
+	case !m.Response || reply[0] != p[0] || reply[1] != p[1]:
+		t.Fatalf("reply %v is not one to %x", &m, p)
+	case len(reply) > limit || tr == udp && m.IsEdns0() == nil && len(reply) > dns.MinMsgSize:
+		t.Fatalf("reply of %d bytes: %v", len(reply), &m)
+	}
+	// What was taken for a question is answered as one to the same question.
+	// The records after it are left out, because miekg/dns refuses a message
+	// for what stands in an option that does not matter here.
+	head := bytes.Clone(p)
+	clear(head[6:12])
+	var q dns.Msg
+	if len(m.Question) == 1 && (q.Unpack(head) != nil || len(q.Question) != 1 || q.Question[0] != m.Question[0]) {
+		t.Fatalf("reply %v is to another question than %v", &m, q.Question)
+	}
 }
 
 // What miekg/dns unpacks as a name, resolver and policy must see as one: the
