@@ -85,7 +85,15 @@ func TestTampered(t *testing.T) {
 			l[3] = reseal(strings.Replace(l[3], "token:a", "token:b", 1))
 			return l
 		}, ":5: entry 5 does not go on from the entry 4 before it"},
-		{"hash changed", func(l []string) []string { l[0] = l[0][:len(l[0])-3] + `0"}`; return l }, ":1: entry 1 was changed"},
+		{"hash changed", func(l []string) []string {
+			end := len(l[0]) - len(`"}`) - 1
+			other := "0"
+			if l[0][end] == '0' {
+				other = "1"
+			}
+			l[0] = l[0][:end] + other + `"}`
+			return l
+		}, ":1: entry 1 was changed"},
 		{"not an entry", func(l []string) []string { l[6] = "nothing"; return l }, ":7: it was changed: it is no entry any more"},
 		{"emptied", func(l []string) []string { l[6] = ""; return l }, ":7: it was changed"},
 		{"taken out", func(l []string) []string { return slices.Delete(l, 4, 5) }, ":5: entry 5 was taken out"},
