@@ -83,6 +83,7 @@ func (p *quicPath) touch() { p.last.Store(time.Now().UnixNano()) }
 
 // fromDevice takes a datagram of the device. It keeps none of b.
 func (p *quicPath) fromDevice(b []byte) {
+	defer p.recovered()
 	p.touch()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -181,12 +182,7 @@ func (p *quicPath) decide(o *quicOpening) {
 	o.deciding = true
 	p.server.diverting.running.Go(func() {
 		s := p.server
-		defer func() {
-			if v := recover(); v != nil {
-				s.panicked("quic", p.ends.dst.String(), v)
-				p.abandon()
-			}
-		}()
+		defer p.recovered()
 		s.stats.requests.Add(1)
 		s.quic.stats.connections.Add(1)
 		x := &exchange{server: s, sub: policy.Subject{Addr: p.ends.device.Addr()}, request: p.request(o), start: o.began}
@@ -274,10 +270,10 @@ func (p *quicPath) carry(o *quicOpening, f *flow) *denial {
 		p.server.opts.Audit.Put(x.openRecord(0))
 	}
 	p.server.stats.tunnelsOpened.Add(1)
+	c.stop = context.AfterFunc(f.ctx, func() { p.end(context.Cause(f.ctx)) })
 	for _, b := range o.held {
 		p.toOrigin(b, len(b))
 	}
-	c.stop = context.AfterFunc(f.ctx, func() { p.end(context.Cause(f.ctx)) })
 	return nil
 }
 
@@ -336,6 +332,7 @@ func (p *quicPath) lost(err error) {
 // fromDevices takes datagrams of one size, but for the last, that the kernel
 // has put together. Those that begin no connection stay together.
 func (p *quicPath) fromDevices(b []byte, size int) {
+	defer p.recovered()
 	p.touch()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -405,6 +402,19 @@ func (p *quicPath) expire(now time.Time) {
 	case !carried && o == nil && idle > quicRefused:
 		p.abandon()
 	}
+}
+
+// recovered turns a panic into the end of this one path. It takes the lock, and so
+// is deferred before that is taken.
+func (p *quicPath) recovered() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	p.server.panicked("quic", p.ends.dst.String(), v)
+	p.abandon()
+	// To close the sockets waits for whoever is reading, who may be this one.
+	p.server.diverting.running.Go(func() { p.end(endBroken) })
 }
 
 // abandon ends a path that is not carried.
