@@ -13,24 +13,21 @@ import (
 // TestQUICPanic: a fault on a path, found by what a device sends or by what it
 // asks for, is the end of that path and of nothing else.
 func TestQUICPanic(t *testing.T) {
-	w := newWorld(t)
+	w, h := newQUICWorld(t)
 	if w == nil {
 		return
 	}
-	serveQUIC(w)
-	h := w.startQUIC(nil)
-	const addr = "198.51.100.80"
 	h.names.setHook(func(name string) {
 		if name == "panic.example" {
 			panic("resolver is broken")
 		}
 	})
-	lucky, err := dialQUIC(w.quicSocket(), addr, "other.example", quic.Version1)
+	lucky, err := dialQUIC(w.quicSocket(), quicSite, "other.example", quic.Version1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tr := w.quicSocket()
-	if _, err := dialQUIC(tr, addr, "site.example", quic.Version1); err != nil {
+	if _, err := dialQUIC(tr, quicSite, "site.example", quic.Version1); err != nil {
 		t.Fatal(err)
 	}
 	carried := h.s.quic.all()
@@ -53,7 +50,7 @@ func TestQUICPanic(t *testing.T) {
 	})
 	unlucky := w.quicSocket()
 	go func() { // it tries until its socket is closed
-		if _, err := dialQUIC(unlucky, addr, "panic.example", quic.Version1); err == nil {
+		if _, err := dialQUIC(unlucky, quicSite, "panic.example", quic.Version1); err == nil {
 			t.Error("a name that cannot be judged was let through")
 		}
 	}()
@@ -61,7 +58,7 @@ func TestQUICPanic(t *testing.T) {
 	for name, ask := range map[string]func() error{
 		"the other path": func() error { _, _, err := ask(lucky, []byte("x")); return err },
 		"the same socket": func() error {
-			_, err := dialQUIC(tr, addr, "site.example", quic.Version1)
+			_, err := dialQUIC(tr, quicSite, "site.example", quic.Version1)
 			return err
 		},
 	} {

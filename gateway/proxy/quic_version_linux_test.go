@@ -14,14 +14,11 @@ import (
 // another from the same socket, which is judged as if it were the first, whether
 // the other was refused or let through.
 func TestQUICOtherVersion(t *testing.T) {
-	w := newWorld(t)
+	w, h := newQUICWorld(t)
 	if w == nil {
 		return
 	}
-	serveQUIC(w)
-	h := w.startQUIC(nil)
-	const addr = "198.51.100.80"
-	to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(addr), 443))
+	to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(quicSite), 443))
 	foreign := make([]byte, 1200)
 	copy(foreign, "\xc0\x1a\x2a\x3a\x4a\x08destconn\x03src")
 	for i, notTLS := range []policy.Action{policy.Block, policy.Allow} {
@@ -37,10 +34,10 @@ func TestQUICOtherVersion(t *testing.T) {
 			t.Fatalf("%v: %x, %v; want a list of versions", notTLS, buf[:n], err)
 		}
 		_ = tr.Conn.SetReadDeadline(time.Time{})
-		if _, err := dialQUIC(tr, addr, "www.tiktok.com", quic.Version1); !wasRefused(err) {
+		if _, err := dialQUIC(tr, quicSite, "www.tiktok.com", quic.Version1); !wasRefused(err) {
 			t.Errorf("%v: a banned name after another version: %v, want a refusal", notTLS, err)
 		}
-		c, err := dialQUIC(tr, addr, "site.example", quic.Version1)
+		c, err := dialQUIC(tr, quicSite, "site.example", quic.Version1)
 		if err != nil {
 			t.Fatalf("%v: a name after another version: %v", notTLS, err)
 		}
